@@ -1,0 +1,15 @@
+"""Errors of the exporter: one class, which names the stage that failed."""
+
+from edgepeft.errors import EdgepeftError
+
+
+class ExportError(EdgepeftError):
+    """A stage of the export failed.
+
+    Attributes:
+        stage: The stage's name: attach, trace, lower, passes, pack or verify.
+    """
+
+    def __init__(self, stage: str, message: str) -> None:
+        super().__init__(f"{stage}: {message}")
+        self.stage = stage

@@ -1,0 +1,36 @@
+"""Losses by name: a row each. A loss maps the model's outputs and the batch to (mean, how many were counted)."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+#: Outputs of the model by name, inputs of the batch by name -> mean loss [] and count [], both float32.
+Loss = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], tuple[Tensor, Tensor]]
+
+#: A label that is not counted, as PyTorch and Hugging Face have it.
+IGNORED = -100
+
+
+def causal_lm(outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Next-token cross-entropy: `logits` [batch, length, vocabulary], `labels` [batch, length] int64."""
+    labels = functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED).reshape(-1)
+    logits = outputs["logits"]
+    loss = functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), labels, ignore_index=IGNORED)
+    return loss, (labels != IGNORED).sum().float()
+
+
+def cross_entropy(outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Classification: `logits` [batch, classes], `labels` [batch] int64."""
+    labels = batch["labels"]
+    return functional.cross_entropy(outputs["logits"], labels), (labels != IGNORED).sum().float()
+
+
+def mse(outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Regression: `logits` and `labels` of one shape, float32."""
+    logits, labels = outputs["logits"], batch["labels"]
+    return functional.mse_loss(logits, labels), torch.ones_like(labels).sum()
+
+
+LOSSES: dict[str, Loss] = {"causal_lm": causal_lm, "cross_entropy": cross_entropy, "mse": mse}

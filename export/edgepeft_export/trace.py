@@ -1,0 +1,171 @@
+"""Stage trace: one PyTorch module and its loss -> one graph of loss, outputs and adapter gradients."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._decomp import core_aten_decompositions
+from torch.export import Dim, ExportedProgram
+from torch.export.exported_program import _decompose_exported_program
+from torch.export.graph_signature import OutputKind
+from torch.fx import GraphModule
+from torch.fx.experimental import _config as fx_config
+from torch.utils import _pytree as pytree
+
+from edgepeft_export.composites import COMPOSITES
+from edgepeft_export.composites._fx import aten, calls, drop_identities, is_call, replace
+from edgepeft_export.errors import ExportError
+from edgepeft_export.losses import Loss
+
+#: Operators that keep a short ONNX translation of their own (lower.py) instead of PyTorch's decomposition.
+KEPT = (
+    aten._softmax_backward_data.default,
+    aten.embedding_dense_backward.default,
+    aten.gelu_backward.default,
+    aten.native_layer_norm_backward.default,
+    aten.silu_backward.default,
+)
+
+#: How dimensions are named in the bundle, and the range in which the graphs hold.
+MAX_BATCH = 1 << 16
+MAX_LENGTH = 1 << 20
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What tracing gives.
+
+    Attributes:
+        program: Graph of inputs -> loss, weight, outputs, gradients.
+        outputs: Names of the graph's outputs, in order: "loss", "weight", the model's outputs, then the
+            trainable parameters' names, for their gradients.
+        trainable: Names of the trainable parameters.
+    """
+
+    program: ExportedProgram
+    outputs: tuple[str, ...]
+    trainable: tuple[str, ...]
+
+
+class StepModule(nn.Module):
+    """A model and its loss as one function of tensors: loss, weight and the model's outputs by name."""
+
+    def __init__(self, model: nn.Module, loss: Loss, labels: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model = model
+        self._loss = loss
+        self._labels = labels
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Runs the model on all but the labels, and the loss on both."""
+        inputs = {name: value for name, value in batch.items() if name not in self._labels}
+        outputs = named_outputs(self.model(**inputs))
+        loss, weight = self._loss(outputs, batch)
+        return {"loss": loss, "weight": weight} | {name: value.detach() for name, value in outputs.items()}
+
+
+def named_outputs(result: Any) -> dict[str, Tensor]:
+    """A model's floating-point outputs by name: a lone tensor is "logits", as classifiers call it."""
+    if isinstance(result, Tensor):
+        return {"logits": result}
+    if isinstance(result, Mapping):
+        items = result.items()
+    else:
+        items = ((f"output_{index}", value) for index, value in enumerate(result))
+    named = {
+        str(name): value
+        for name, value in items
+        if isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 0
+    }
+    if not named:
+        raise ExportError("trace", f"the model returns {type(result).__name__}, which holds no float tensor")
+    return named
+
+
+def dimensions(example: Mapping[str, Tensor], symbols: Mapping[str, Mapping[int, str]]) -> dict[str, Any]:
+    """`torch.export` dimensions of each input from the names given to its axes."""
+    ranges = {"batch": MAX_BATCH}
+    dims: dict[str, Any] = {}
+    for axes in symbols.values():
+        for name in axes.values():
+            dims.setdefault(name, Dim(name, min=1, max=ranges.get(name, MAX_LENGTH)))
+    return {name: {axis: dims[s] for axis, s in symbols.get(name, {}).items()} for name in example}
+
+
+def trace(step: StepModule, example: Mapping[str, Tensor], symbols: Mapping[str, Mapping[int, str]]) -> Trace:
+    """Traces `step` with symbolic dimensions, fuses composites and differentiates.
+
+    Raises:
+        ExportError: PyTorch cannot trace or differentiate the model; the message carries its reason.
+    """
+    trainable = [name for name, parameter in step.named_parameters() if parameter.requires_grad]
+    if not trainable:
+        raise ExportError(
+            "trace",
+            "the model has no trainable parameter: expected at least one with requires_grad=True. "
+            "Give an adapter config, or wrap the model with peft.get_peft_model first.",
+        )
+    batch = {name: value.clone() for name, value in example.items()}  # one object twice is one input
+    dynamic = (dimensions(example, symbols),)
+    try:
+        with fx_config.patch(backed_size_oblivious=True):  # no guard may forbid a batch or length of 1
+            forward = torch.export.export(step, (batch,), dynamic_shapes=dynamic, strict=False)
+    except Exception as error:
+        raise ExportError("trace", f"torch.export refused the model: {_first_line(error)}") from error
+    module = forward.graph_module
+    drop_identities(module)
+    for composite in COMPOSITES:
+        composite.fuse(module)
+    module.graph.lint()
+    module.recompile()
+    try:
+        joint = _differentiate(forward)
+    except ExportError:
+        raise
+    except Exception as error:
+        raise ExportError("trace", f"AOTAutograd refused the graph: {_first_line(error)}") from error
+    _drop_seed(joint.graph_module)
+    names = _expose_gradients(joint)
+    return Trace(joint, names, tuple(trainable))
+
+
+def _differentiate(forward: ExportedProgram) -> ExportedProgram:
+    """The joint graph of the program's first output and its gradients, kept operators whole."""
+    table = {target: rule for target, rule in core_aten_decompositions().items() if target not in KEPT}
+    return _decompose_exported_program(
+        forward,
+        cia_to_decomp={},
+        python_decomp_table=table,
+        joint_loss_index=0,
+        decompose_custom_triton_ops=False,
+    )
+
+
+def _drop_seed(module: GraphModule) -> None:
+    """Drops the products with the loss's own gradient, which is one."""
+    for seed in calls(module, aten.full_like.default):
+        for product in list(seed.users):
+            others = [value for value in product.args if value is not seed]
+            if seed.args[1] == 1 and is_call(product, aten.mul.Tensor) and len(others) == 1:
+                replace(module, product, others[0])
+
+
+def _expose_gradients(joint: ExportedProgram) -> tuple[str, ...]:
+    """Turns gradients into ordinary outputs, which alone the ONNX exporter keeps; returns all names."""
+    signature = joint.module_call_graph[0].signature
+    assert signature is not None
+    names: list[str] = list(signature.out_spec.context)  # the keys of the dict that StepModule returns
+    for spec in joint.graph_signature.output_specs:
+        if spec.kind == OutputKind.GRADIENT_TO_PARAMETER:
+            assert spec.target is not None
+            names.append(spec.target)
+        spec.kind, spec.target = OutputKind.USER_OUTPUT, None
+    assert len(names) == len(joint.graph_signature.output_specs)
+    signature.out_spec = pytree.tree_structure(tuple(range(len(names))))
+    return tuple(names)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
