@@ -1,5 +1,8 @@
 """Errors of the exporter: one class, which names the stage that failed."""
 
+from collections.abc import Callable
+from functools import partial
+
 from edgepeft.errors import EdgepeftError
 
 
@@ -13,3 +16,8 @@ class ExportError(EdgepeftError):
     def __init__(self, stage: str, message: str) -> None:
         super().__init__(f"{stage}: {message}")
         self.stage = stage
+
+    @classmethod
+    def at(cls, stage: str) -> Callable[[str], "ExportError"]:
+        """A constructor for errors of one stage."""
+        return partial(cls, stage)

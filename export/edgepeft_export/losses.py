@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from edgepeft_export.errors import ExportError
+
 #: Outputs of the model by name, inputs of the batch by name -> mean loss [] and count [], both float32.
 Loss = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], tuple[Tensor, Tensor]]
 
@@ -34,3 +36,21 @@ def mse(outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> tuple[Ten
 
 
 LOSSES: dict[str, Loss] = {"causal_lm": causal_lm, "cross_entropy": cross_entropy, "mse": mse}
+
+
+def as_loss(loss: str | Callable[..., Tensor]) -> Loss:
+    """A loss by name, or a user's function: its mean then counts as many rows as the batch has.
+
+    Raises:
+        ExportError: No loss has that name.
+    """
+    if isinstance(loss, str):
+        if loss not in LOSSES:
+            raise ExportError("attach", f"unknown loss {loss!r}; expected one of {', '.join(LOSSES)} or a function.")
+        return LOSSES[loss]
+
+    def counted(outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        first = next(iter(batch.values()))
+        return loss(outputs, batch), torch.ones_like(first.flatten(1)[:, 0], dtype=torch.float32).sum()
+
+    return counted

@@ -1,0 +1,1 @@
+"""Engines: ways to run a bundle. One contract (`base`), a module each."""

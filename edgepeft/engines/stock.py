@@ -1,0 +1,182 @@
+"""Engine *stock*: the bundle's graphs on the plain onnxruntime package, weights held once for all of them."""
+
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from edgepeft import names
+from edgepeft.bundle import Bundle
+from edgepeft.engines.base import Batch, StepResult, StepSettings, TrainState
+from edgepeft.errors import EngineError, NonFiniteLossError
+from edgepeft.tensors import Array
+
+Values = Mapping[str, ort.OrtValue]
+
+_ERRORS_ONLY = 3
+
+
+class StockEngine:
+    """Runs a bundle with stock ONNX Runtime. See `edgepeft.engines.base.Engine`."""
+
+    name = "stock"
+
+    def __init__(self, bundle: Bundle, threads: int | None) -> None:
+        self._bundle = bundle
+        self._threads = threads
+        self._weights = {name: _value(array) for name, array in bundle.weights.items()}
+        self._sessions: dict[str, ort.InferenceSession] = {}
+        self._lock = threading.Lock()
+
+    def prepare(self, tensors: Mapping[str, Array]) -> Values:
+        """Wraps an adapter's arrays, which must not change afterwards, without copying them."""
+        return {name: _value(array) for name, array in tensors.items()}
+
+    def run(self, graph: str, batch: Batch, adapter: Values) -> dict[str, Array]:
+        """Runs a graph and gives its outputs as arrays.
+
+        Raises:
+            EngineError: An input is missing, or of the wrong type or shape.
+        """
+        feeds = {port.name: self._data(graph, port.name, batch) for port in self._bundle.manifest.data_inputs(graph)}
+        outputs = self.call(graph, feeds | dict(adapter))
+        return {name: value.numpy() for name, value in outputs.items()}
+
+    def stepper(self, state: TrainState) -> "StockStepper":
+        """Starts training from a state."""
+        return StockStepper(self, self._bundle.manifest.adapter_names, state)
+
+    def gradients(self, batch: Batch, adapter: Values) -> dict[str, ort.OrtValue]:
+        """Loss, weight and gradients of a batch, left where ONNX Runtime has them."""
+        ports = self._bundle.manifest.data_inputs(names.TRAIN)
+        feeds = {port.name: self._data(names.TRAIN, port.name, batch) for port in ports}
+        return self.call(names.TRAIN, feeds | dict(adapter))
+
+    def call(self, graph: str, feeds: Values) -> dict[str, ort.OrtValue]:
+        """Runs a graph on ONNX Runtime's own values."""
+        session = self._session(graph)
+        outputs = [port.name for port in self._bundle.manifest.graphs[graph].outputs]
+        try:
+            values = session.run_with_ort_values(outputs, feeds)
+        except Exception as error:  # onnxruntime's errors have no common base
+            raise EngineError(f"graph {graph!r}: ONNX Runtime refused the batch: {_reason(error)}") from error
+        return dict(zip(outputs, values, strict=True))
+
+    def _data(self, graph: str, name: str, batch: Batch) -> ort.OrtValue:
+        port = next(port for port in self._bundle.manifest.graphs[graph].inputs if port.name == name)
+        if name not in batch:
+            raise EngineError(f"graph {graph!r} needs the input {name!r} {port.shape} {port.dtype}; got {sorted(batch)}.")
+        array = np.ascontiguousarray(batch[name], dtype=port.dtype)
+        fits = array.ndim == len(port.shape) and all(
+            not isinstance(want, int) or want == got for want, got in zip(port.shape, array.shape, strict=True)
+        )
+        if not fits:
+            raise EngineError(f"input {name!r}: expected shape {port.shape}, got {list(array.shape)}.")
+        return ort.OrtValue.ortvalue_from_numpy(array)
+
+    def _session(self, graph: str) -> ort.InferenceSession:
+        with self._lock:
+            if graph not in self._sessions:
+                self._sessions[graph] = self._open(graph)
+            return self._sessions[graph]
+
+    def _open(self, graph: str) -> ort.InferenceSession:
+        options = ort.SessionOptions()
+        options.log_severity_level = _ERRORS_ONLY
+        options.inter_op_num_threads = 1
+        if self._threads is not None:
+            options.intra_op_num_threads = self._threads
+        # A packed copy of each weight would double the memory, for a few per cent of time.
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        weights = self._bundle.manifest.graphs[graph].weights
+        if weights:
+            options.add_external_initializers(weights, [self._weights[name] for name in weights])
+        try:
+            content = bytes(self._bundle.graph(graph))
+            return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's errors have no common base
+            raise EngineError(
+                f"{self._bundle.path}: ONNX Runtime {ort.__version__} refused graph {graph!r}: {_reason(error)} "
+                "Update onnxruntime, or export the bundle again."
+            ) from error
+
+
+class StockStepper:
+    """A training run on stock ONNX Runtime. See `edgepeft.engines.base.Stepper`."""
+
+    def __init__(self, engine: StockEngine, tensors: Sequence[str], state: TrainState) -> None:
+        self._engine = engine
+        self._names = tensors
+        self._step = state.step
+        self._values = {
+            rename(name): _value(np.array(arrays[name], dtype=np.float32))
+            for rename, arrays in (
+                (str, state.adapter),
+                (names.first_moment, state.exp_avg),
+                (names.second_moment, state.exp_avg_sq),
+            )
+            for name in tensors
+        }
+
+    def step(self, batches: Sequence[Batch], settings: StepSettings) -> StepResult:
+        """Makes one update. See `Stepper.step`."""
+        adapter = {name: self._values[name] for name in self._names}
+        gradients, losses, weights = self._mean_gradients(batches, adapter)
+        loss = float(np.average(losses, weights=weights)) if sum(weights) else math.nan
+        scalars: dict[str, Array] = {names.STEP: np.array(self._step + 1, dtype=np.int64)}
+        scalars |= {name: np.array(getattr(settings, name), dtype=np.float64) for name in names.ADAMW_SETTINGS}
+        feeds = self._values | gradients | {name: ort.OrtValue.ortvalue_from_numpy(a) for name, a in scalars.items()}
+        updated = self._engine.call(names.UPDATE_ADAMW, feeds)
+        norm = float(updated[names.GRADIENT_NORM].numpy())
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise NonFiniteLossError(
+                f"step {self._step + 1}: the loss is {loss}, the gradient's norm {norm}, at learning rate "
+                f"{settings.learning_rate:g}. Lower the learning rate, or look for a row without labels."
+            )
+        self._values = {name: updated[names.new(name)] for name in self._values}
+        self._step += 1
+        return StepResult(loss, float(sum(weights)), norm)
+
+    def state(self) -> TrainState:
+        """A copy of the state after the last update."""
+
+        def arrays(rename: Any) -> dict[str, Array]:
+            return {name: self._values[rename(name)].numpy().copy() for name in self._names}
+
+        return TrainState(arrays(str), arrays(names.first_moment), arrays(names.second_moment), self._step)
+
+    def _mean_gradients(
+        self, batches: Sequence[Batch], adapter: Values
+    ) -> tuple[dict[str, ort.OrtValue], list[float], list[float]]:
+        """Gradients over all batches, each weighted by what it counts, with the losses and weights."""
+        mean: dict[str, ort.OrtValue] = {}
+        losses: list[float] = []
+        weights: list[float] = []
+        total: ort.OrtValue | None = None
+        for batch in batches:
+            outputs = self._engine.gradients(batch, adapter)
+            losses.append(float(outputs[names.LOSS].numpy()))
+            weights.append(float(outputs[names.WEIGHT].numpy()))
+            gradients = {name: outputs[names.gradient(name)] for name in self._names}
+            if total is None:
+                mean, total = gradients, outputs[names.WEIGHT]
+                continue
+            feeds = {names.accumulated(name): mean[name] for name in self._names}
+            feeds |= {names.gradient(name): gradients[name] for name in self._names}
+            feeds |= {names.ACCUMULATED_WEIGHT: total, names.WEIGHT: outputs[names.WEIGHT]}
+            new = self._engine.call(names.ACCUMULATE, feeds)
+            mean = {name: new[names.new(names.accumulated(name))] for name in self._names}
+            total = new[names.new(names.ACCUMULATED_WEIGHT)]
+        return {names.gradient(name): mean[name] for name in self._names}, losses, weights
+
+
+def _value(array: Array) -> ort.OrtValue:
+    """Wraps an array without copying it; ONNX Runtime keeps the array alive."""
+    return ort.OrtValue.ortvalue_from_numpy(array)
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

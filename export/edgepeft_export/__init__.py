@@ -1,0 +1,151 @@
+"""Exports a PyTorch model, its loss and its adapter to a bundle that edgepeft adapts on a device.
+
+    import edgepeft_export
+    edgepeft_export.export(model, batch, loss="causal_lm", adapter=LoraConfig(r=8), output="bundle/")
+"""
+
+import os
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+from peft import PeftConfig
+from torch import Tensor, nn
+
+from edgepeft import manifest as schema
+from edgepeft import names
+from edgepeft.adapter import Adapter
+from edgepeft_export import passes
+from edgepeft_export.attach import Attached, as_traced, attach
+from edgepeft_export.errors import ExportError
+from edgepeft_export.losses import LOSSES, Loss, as_loss
+from edgepeft_export.lower import lower
+from edgepeft_export.pack import Contents, rename, split, write
+from edgepeft_export.trace import StepModule, Trace, trace
+from edgepeft_export.verify import Report, verify
+
+__all__ = ["ExportError", "Report", "export", "verify"]
+
+#: Axes that vary unless the caller names others: of every input the first, of tokens and their masks the second.
+_TOKENS = ("input_ids", "attention_mask", "token_type_ids", "decoder_input_ids")
+_TASKS = {"causal_lm": "causal_lm", "cross_entropy": "sequence_classification"}
+
+Progress = Callable[[str], None]
+
+
+def export(
+    model: nn.Module,
+    example_inputs: Mapping[str, Tensor],
+    *,
+    loss: str | Callable[..., Tensor],
+    adapter: PeftConfig | Mapping[str, Any] | None,
+    output: str | os.PathLike[str],
+    name: str | None = None,
+    labels: Sequence[str] | None = None,
+    text: schema.TextInfo | None = None,
+    assets: Mapping[str, bytes] | None = None,
+    training: Mapping[str, int | float] | None = None,
+    dynamic_axes: Mapping[str, Mapping[int, str]] | None = None,
+    check: bool = True,
+    progress: Progress = lambda stage: None,
+) -> Report | None:
+    """Writes a bundle: attach, trace, lower, passes, pack, verify.
+
+    Args:
+        model: Any module, Hugging Face model, or model wrapped by PEFT.
+        example_inputs: One batch by the names of the model's arguments, and "labels"; at least 2 rows.
+        loss: "causal_lm", "cross_entropy", "mse", or a function of (outputs, batch), two mappings of name to
+            tensor, that gives the mean loss.
+        adapter: A PEFT configuration, or one as a mapping; `None` to train what has `requires_grad=True`.
+        output: The bundle's folder; must not exist.
+        name: What the model is called; by default its class, or its folder.
+        labels: Names of the classes, in order.
+        text: Token ids and length that a tokenizer has to know.
+        assets: Files to carry along, by path in the bundle, such as "assets/tokenizer.json".
+        training: Defaults for `TrainingArguments`, such as {"learning_rate": 2e-4}.
+        dynamic_axes: Names of the axes that vary, by input. By default axis 0 is "batch", and axis 1 of tokens,
+            their masks and their labels is "length".
+        check: Whether to compare the bundle with PyTorch afterwards.
+        progress: Called with the name of each stage before it starts.
+
+    Returns:
+        The comparison with PyTorch, or `None` without `check`.
+
+    Raises:
+        ExportError: A stage failed; the message names the stage, the operator or module, and what to do.
+        StorageError: The output exists, or the disk refused.
+    """
+    if Path(output).exists():
+        raise ExportError("pack", f"{output} exists. Give another folder, or remove it first.")
+    axes = dict(dynamic_axes) if dynamic_axes is not None else default_axes(example_inputs)
+    progress("attach")
+    attached = attach(model, adapter)
+    with as_traced(attached.model):
+        step = StepModule(attached.model, as_loss(loss), (names.LABELS,))
+        progress("trace")
+        traced = trace(step, example_inputs, axes)
+        progress("lower")
+        joint = lower(traced)
+        progress("passes")
+        passes.run(joint)
+        progress("pack")
+        tensors = _name(joint, traced, attached, axes)
+        task = _TASKS.get(loss, "generic") if isinstance(loss, str) else "generic"
+        graphs = split(joint, list(tensors), outputs_in_evaluate=task != "causal_lm")
+        contents = Contents(
+            name=name or _architecture(attached.model),
+            architecture=_architecture(attached.model),
+            parameters=sum(p.numel() for p in attached.model.parameters() if not p.requires_grad),
+            task=task,
+            loss=loss if isinstance(loss, str) else "custom",
+            text=text,
+            labels=labels,
+            training=training or {},
+            assets=assets or {},
+        )
+        write(Path(output), graphs, Adapter(tensors, attached.config), contents)
+        if not check:
+            return None
+        progress("verify")
+        return verify(output, step, attached, example_inputs, axes)
+
+
+def default_axes(example: Mapping[str, Tensor]) -> dict[str, dict[int, str]]:
+    """Which axes of each input vary: the batch, and the length of tokens and what goes with them."""
+    length = next((value.shape[1] for name, value in example.items() if name in _TOKENS), None)
+    axes: dict[str, dict[int, str]] = {}
+    for name, value in example.items():
+        axes[name] = {0: "batch"} if value.dim() else {}
+        along = name in _TOKENS or name == names.LABELS
+        if along and value.dim() == 2 and value.shape[1] == length:
+            axes[name][1] = "length"
+    return axes
+
+
+def _architecture(model: nn.Module) -> str:
+    base = getattr(model, "get_base_model", lambda: model)()
+    return type(base).__name__
+
+
+def _name(
+    joint: ir.Model, traced: Trace, attached: Attached, axes: Mapping[str, Mapping[int, str]]
+) -> dict[str, Any]:
+    """Gives the joint graph the bundle's names; returns the adapter's tensors in the graph's order."""
+    prefix = "model."
+    tensors = attached.tensors()
+    renamed = {value.name: value.name.removeprefix("batch_") for value in joint.graph.inputs if value.name}
+    renamed |= {name: name.removeprefix(prefix) for name in joint.graph.initializers}
+    renamed |= {prefix + parameter: name for parameter, name in attached.names.items()}
+    symbols: dict[str, str] = {}
+    for value in joint.graph.inputs:
+        for axis, symbol in axes.get(renamed[value.name or ""], {}).items():
+            symbols[str(value.shape[axis].value)] = symbol  # type: ignore[index, union-attr]
+    rename(joint, renamed, symbols)
+    for value, output in zip(joint.graph.outputs, traced.outputs, strict=True):
+        trained = attached.names.get(output.removeprefix(prefix))
+        value.name = names.gradient(trained) if output in traced.trainable and trained else output
+    return {name: tensors[name] for name in (attached.names[t.removeprefix(prefix)] for t in traced.trainable)}

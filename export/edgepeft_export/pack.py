@@ -1,0 +1,218 @@
+"""Stage pack: graphs, frozen weights and adapter -> a bundle's folder."""
+
+import json
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+from safetensors.numpy import save_file
+
+from edgepeft import manifest as schema
+from edgepeft import names, store
+from edgepeft.adapter import Adapter
+from edgepeft.tensors import Array
+from edgepeft_export.errors import ExportError
+from edgepeft_export.optimizer import accumulate_graph, adamw_graph
+
+#: Constants up to this many bytes stay in the graphs; larger ones, like weights, are stored once for all.
+_MAX_INLINE_BYTES = 256
+
+#: ONNX version of the files: what onnxruntime 1.22 and later, and its siblings for the web, read.
+IR_VERSION = 10
+
+_DTYPES: dict[ir.DataType, Any] = {
+    ir.DataType.FLOAT: "float32",
+    ir.DataType.DOUBLE: "float64",
+    ir.DataType.INT64: "int64",
+    ir.DataType.INT32: "int32",
+    ir.DataType.BOOL: "bool",
+    ir.DataType.UINT8: "uint8",
+}
+_MADE_BY = ("edgepeft", "torch", "onnx", "onnxscript", "onnx-ir", "transformers", "peft")
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All that a bundle says about its model besides the graphs."""
+
+    name: str
+    architecture: str
+    parameters: int
+    task: str
+    loss: str
+    text: schema.TextInfo | None
+    labels: Sequence[str] | None
+    training: Mapping[str, int | float]
+    assets: Mapping[str, bytes]
+
+
+def split(joint: ir.Model, adapter: Sequence[str], *, outputs_in_evaluate: bool) -> dict[str, ir.Model]:
+    """Cuts the joint graph into the three that a device runs; each computes only what it gives.
+
+    Args:
+        joint: Outputs "loss", "weight", the model's own, and "gradient.<tensor>".
+        adapter: Names of the adapter's tensors, in order.
+        outputs_in_evaluate: Whether evaluation gives the model's outputs too.
+    """
+    graph = joint.graph
+    gradients = [names.gradient(name) for name in adapter]
+    scores = [names.LOSS, names.WEIGHT]
+    own = [str(o.name) for o in graph.outputs if o.name not in {*gradients, *scores}]
+    wanted = {
+        names.INFER: own,
+        names.EVALUATE: scores + (own if outputs_in_evaluate else []),
+        names.TRAIN: scores + gradients,
+    }
+    return {name: _cut(joint, name, outputs, set(adapter)) for name, outputs in wanted.items()}
+
+
+def _cut(joint: ir.Model, name: str, outputs: Sequence[str], adapter: set[str]) -> ir.Model:
+    by_name = {value.name: value for value in joint.graph.outputs}
+    part = ir.convenience.extract(joint.graph, list(joint.graph.inputs), [by_name[o] for o in outputs])
+    model = ir.Model(part, ir_version=IR_VERSION)
+    part.name = name
+    part.opset_imports.update(joint.graph.opset_imports)
+    common.RemoveUnusedNodesPass()(model)
+    for value in list(part.inputs):
+        if not value.uses() and value.name not in adapter:
+            part.inputs.remove(value)
+    common.RemoveUnusedOpsetsPass()(model)
+    common.ClearMetadataAndDocStringPass()(model)
+    return model
+
+
+def write(
+    output: Path, graphs: Mapping[str, ir.Model], adapter: Adapter, contents: Contents
+) -> schema.Manifest:
+    """Writes the bundle; the folder appears whole or not at all.
+
+    Raises:
+        ExportError: A graph has an input of a type that bundles do not know.
+        StorageError: The folder exists, or the disk refused.
+    """
+    shapes = {name: value.shape for name, value in adapter.tensors.items()}
+    all_graphs = dict(graphs) | {
+        names.ACCUMULATE: accumulate_graph(shapes),
+        names.UPDATE_ADAMW: adamw_graph(shapes),
+    }
+    with store.new_folder(output, replaceable=lambda _: False) as folder:
+        _write_base(folder / names.BASE, graphs.values())
+        for name, model in all_graphs.items():
+            content = ir.serde.serialize_model(model).SerializeToString()
+            store.write_file(folder / names.graph_file(name), content)
+        for path, asset in contents.assets.items():
+            store.write_file(folder / path, asset)
+        files = {path: _file_info(folder / path) for path in _listing(folder)}
+        base_id = schema.base_id(files[names.BASE].sha256, files[names.graph_file(names.INFER)].sha256)
+        bound = Adapter(adapter.tensors, adapter.config, base_id)
+        bound.save(folder / names.INITIAL_ADAPTER)
+        files = {path: _file_info(folder / path) for path in _listing(folder)}
+        manifest = _manifest(all_graphs, bound, contents, files)
+        store.write_file(folder / names.MANIFEST, schema.encode(manifest))
+    return manifest
+
+
+def _listing(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def _file_info(path: Path) -> schema.FileInfo:
+    content = store.read_once(path, 1 << 62, ExportError.at("pack"))
+    return schema.FileInfo(size=len(content), sha256=store.sha256(content))
+
+
+def _write_base(path: Path, graphs: Any) -> None:
+    """Stores each frozen tensor once, and points the graphs' initializers into that file."""
+    users: dict[str, list[ir.Value]] = {}
+    for model in graphs:
+        for name, value in model.graph.initializers.items():
+            if value.const_value.nbytes > _MAX_INLINE_BYTES:
+                users.setdefault(name, []).append(value)
+    arrays: dict[str, Array] = {name: values[0].const_value.numpy() for name, values in sorted(users.items())}
+    save_file(arrays, path)
+    offsets = _data_offsets(path)
+    for name, values in users.items():
+        offset, length = offsets[name]
+        for value in values:
+            old = value.const_value
+            assert old is not None
+            value.const_value = ir.ExternalTensor(
+                names.BASE, offset, length, old.dtype, shape=old.shape, name=name, base_dir=path.parent
+            )
+
+
+def _data_offsets(path: Path) -> dict[str, tuple[int, int]]:
+    """Offset in the file and length, in bytes, of each tensor of a safetensors file."""
+    with path.open("rb") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(size))
+    header.pop("__metadata__", None)
+    start = 8 + size
+    return {
+        name: (start + entry["data_offsets"][0], entry["data_offsets"][1] - entry["data_offsets"][0])
+        for name, entry in header.items()
+    }
+
+
+def _manifest(
+    graphs: Mapping[str, ir.Model], adapter: Adapter, contents: Contents, files: dict[str, schema.FileInfo]
+) -> schema.Manifest:
+    rows = [
+        schema.AdapterTensor(name=name, dtype="float32", shape=list(value.shape))
+        for name, value in adapter.tensors.items()
+    ]
+    assert adapter.base_id is not None
+    return schema.Manifest(
+        schema_version=schema.SCHEMA_VERSION,
+        model=schema.ModelInfo(
+            name=contents.name, architecture=contents.architecture, parameters=contents.parameters
+        ),
+        task=contents.task,  # type: ignore[arg-type]
+        loss=contents.loss,  # type: ignore[arg-type]
+        base_id=adapter.base_id,
+        adapter=schema.AdapterInfo(peft_type=adapter.config.get("peft_type"), tensors=rows),
+        graphs={name: _graph_info(name, model) for name, model in graphs.items()},
+        text=contents.text,
+        labels=None if contents.labels is None else list(contents.labels),
+        training=dict(contents.training),
+        files=files,
+        made_by={package: version(package) for package in _MADE_BY},
+    )
+
+
+def _graph_info(name: str, model: ir.Model) -> schema.GraphInfo:
+    return schema.GraphInfo(
+        file=names.graph_file(name),
+        inputs=[_port(value) for value in model.graph.inputs],
+        outputs=[_port(value) for value in model.graph.outputs],
+        weights=sorted(
+            weight
+            for weight, value in model.graph.initializers.items()
+            if isinstance(value.const_value, ir.ExternalTensor)
+        ),
+    )
+
+
+def _port(value: ir.Value) -> schema.Port:
+    if value.dtype not in _DTYPES or value.shape is None or value.name is None:
+        raise ExportError("pack", f"input or output {value.name!r} is {value.dtype}; expected {list(_DTYPES.values())}.")
+    shape = [d if isinstance(d, int) else str(d.value) for d in value.shape]
+    return schema.Port(name=value.name, dtype=_DTYPES[value.dtype], shape=shape)
+
+
+def rename(model: ir.Model, renamed: Mapping[str, str], symbols: Mapping[str, str]) -> None:
+    """Gives inputs, weights and symbolic sizes the bundle's names."""
+    graph = model.graph
+    for value in [*graph.inputs, *graph.initializers.values()]:
+        if value.name in renamed:
+            value.name = renamed[value.name]
+    pattern = re.compile("|".join(rf"\b{re.escape(old)}\b" for old in symbols) or r"(?!)")
+    for value in [*graph.inputs, *graph.outputs]:
+        sizes = [d if isinstance(d, int) else pattern.sub(lambda m: symbols[m[0]], str(d.value)) for d in value.shape or ()]
+        value.shape = ir.Shape(sizes)

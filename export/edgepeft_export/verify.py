@@ -1,0 +1,232 @@
+"""Stage verify: the bundle, run by the device's own engine, against PyTorch."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgepeft import names
+from edgepeft.bundle import Bundle
+from edgepeft.engines.base import StepSettings, TrainState
+from edgepeft.engines.stock import StockEngine
+from edgepeft.tensors import Array
+from edgepeft_export.attach import Attached
+from edgepeft_export.errors import ExportError
+from edgepeft_export.losses import IGNORED
+from edgepeft_export.trace import StepModule
+
+#: Largest relative error (largest difference / largest value) of loss, outputs and gradients in float32.
+MAX_ERROR = 1e-4
+#: Largest difference of the loss along the trajectory.
+MAX_DRIFT = 1e-4
+STEPS = 20
+
+_SETTINGS = StepSettings(
+    learning_rate=1e-3, beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=0.01, max_grad_norm=1.0
+)
+_SEED = 0
+#: The adapter is moved off its start, where half of LoRA's gradients are zero.
+_NOISE = 0.02
+#: (rows, length) of the batches compared, relative to the example's: none has its shape.
+_SHAPES = ((1, -3), (1, 5), (3, 2))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison: what was compared, the largest error, and the most it may be."""
+
+    what: str
+    error: float
+    limit: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is within the limit; NaN is not."""
+        return self.error <= self.limit
+
+
+@dataclass(frozen=True)
+class Report:
+    """The comparison of a bundle with PyTorch."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every row is within its limit."""
+        return all(row.passed for row in self.rows)
+
+    def table(self) -> str:
+        """The rows as text, one a line."""
+        width = max(len(row.what) for row in self.rows)
+        verdict = {True: "ok", False: "FAILED"}
+        return "\n".join(
+            f"{row.what:<{width}}  {row.error:.1e}  (limit {row.limit:.0e})  {verdict[row.passed]}"
+            for row in self.rows
+        )
+
+
+def relative_error(got: Array, expected: Array) -> float:
+    """Largest difference over the largest expected value; the difference itself where all expected are zero."""
+    largest = float(np.abs(expected).max(initial=0.0))
+    difference = float(np.abs(got - expected).max(initial=0.0))
+    return difference / largest if largest else difference
+
+
+def verify(
+    path: str | os.PathLike[str],
+    step: StepModule,
+    attached: Attached,
+    example: Mapping[str, Tensor],
+    axes: Mapping[str, Mapping[int, str]],
+) -> Report:
+    """Compares loss, outputs, every gradient and a trajectory of AdamW steps with PyTorch.
+
+    Raises:
+        ExportError: Something differs by more than its limit; the message holds the table.
+    """
+    bundle = Bundle.open(path)
+    engine = StockEngine(bundle, torch.get_num_threads())
+    parameters = {attached.names[n]: p for n, p in attached.model.named_parameters() if n in attached.names}
+    batches = list(other_batches(example, axes))
+    with _moved(parameters):
+        rows = _compare_batches(engine, step, parameters, batches)
+        rows.append(_compare_steps(engine, step, parameters, batches))
+    report = Report(tuple(rows))
+    if not report.passed:
+        raise ExportError("verify", f"the bundle differs from PyTorch:\n{report.table()}")
+    return report
+
+
+def other_batches(
+    example: Mapping[str, Tensor], axes: Mapping[str, Mapping[int, str]]
+) -> Iterator[dict[str, Tensor]]:
+    """Batches made from the example's values, of other sizes than its own, the first row of each padded."""
+    generator = torch.Generator().manual_seed(_SEED)
+    for rows, longer in _SHAPES:
+        batch: dict[str, Tensor] = {}
+        for name, value in example.items():
+            for axis, symbol in axes.get(name, {}).items():
+                size = rows if symbol == "batch" else max(2, value.shape[axis] + longer)
+                index = (torch.arange(size) * 7 + size) % value.shape[axis]
+                value = value.index_select(axis, index)
+            if value.is_floating_point():
+                value = value * (1 + 0.1 * torch.randn(value.shape, generator=generator))
+            elif value.dim() == 2 and name not in (names.LABELS, "attention_mask"):
+                value = value[:, torch.randperm(value.shape[1], generator=generator)]
+            batch[name] = value
+        yield _padded(batch)
+
+
+def _padded(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Marks the last two tokens of the first row as padding, where there is a mask to say so."""
+    if "attention_mask" not in batch or batch["attention_mask"].shape[1] < 4:
+        return batch
+    batch["attention_mask"] = batch["attention_mask"].clone()
+    batch["attention_mask"][0, -2:] = 0
+    if batch[names.LABELS].dim() == 2:
+        batch[names.LABELS] = batch[names.LABELS].clone()
+        batch[names.LABELS][0, -2:] = IGNORED
+    return batch
+
+
+@contextmanager
+def _moved(parameters: Mapping[str, torch.nn.Parameter]) -> Iterator[None]:
+    """Adds noise to the adapter, and takes it back afterwards."""
+    generator = torch.Generator().manual_seed(_SEED)
+    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    with torch.no_grad():
+        for parameter in parameters.values():
+            parameter.add_(_NOISE * torch.randn(parameter.shape, generator=generator))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(before[name])
+                parameter.grad = None
+
+
+def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, Array]:
+    return {name: value.detach().numpy().copy() for name, value in tensors.items()}
+
+
+def _backward(step: StepModule, batch: dict[str, Tensor], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    for parameter in parameters.values():
+        parameter.grad = None
+    outputs = step(dict(batch))
+    outputs[names.LOSS].backward()
+    return {name: value.detach() for name, value in outputs.items()}
+
+
+def _compare_batches(
+    engine: StockEngine,
+    step: StepModule,
+    parameters: Mapping[str, torch.nn.Parameter],
+    batches: list[dict[str, Tensor]],
+) -> list[Row]:
+    adapter = engine.prepare(_arrays(parameters))
+    rows: list[Row] = []
+    for batch in batches:
+        shape = "x".join(str(size) for size in next(iter(batch.values())).shape)
+        expected = _backward(step, batch, parameters)
+        data = _arrays(batch)
+        got = engine.run(names.TRAIN, data, adapter)
+        inferred = engine.run(names.INFER, data, adapter)
+        evaluated = engine.run(names.EVALUATE, data, adapter)
+        gradients = {
+            name: relative_error(got[names.gradient(name)], parameter.grad.numpy())
+            for name, parameter in parameters.items()
+            if parameter.grad is not None
+        }
+        worst = max(gradients, key=lambda name: gradients[name])
+        rows += [
+            Row(f"loss, batch {shape}", relative_error(got[names.LOSS], expected[names.LOSS].numpy()), MAX_ERROR),
+            Row(f"evaluation loss, batch {shape}", relative_error(evaluated[names.LOSS], got[names.LOSS]), MAX_ERROR),
+            Row(f"{len(gradients)} gradients, batch {shape}, worst {worst}", gradients[worst], MAX_ERROR),
+            *(
+                Row(f"{name}, batch {shape}", _output_error(value, expected[name].numpy(), batch), MAX_ERROR)
+                for name, value in inferred.items()
+            ),
+        ]
+    return rows
+
+
+def _output_error(got: Array, expected: Array, batch: Mapping[str, Tensor]) -> float:
+    """Error of an output, padded positions left out: what stands there is nobody's."""
+    mask = batch.get("attention_mask")
+    if mask is not None and got.shape[:2] == tuple(mask.shape):
+        kept = mask.numpy().astype(bool)
+        return relative_error(got[kept], expected[kept])
+    return relative_error(got, expected)
+
+
+def _compare_steps(
+    engine: StockEngine,
+    step: StepModule,
+    parameters: Mapping[str, torch.nn.Parameter],
+    batches: list[dict[str, Tensor]],
+) -> Row:
+    """AdamW on the same batches, here and in PyTorch: the largest difference of the loss."""
+    start = _arrays(parameters)
+    zeros = {name: np.zeros_like(value) for name, value in start.items()}
+    stepper = engine.stepper(TrainState(start, zeros, zeros, step=0))
+    optimizer = torch.optim.AdamW(
+        list(parameters.values()),
+        lr=_SETTINGS.learning_rate,
+        betas=(_SETTINGS.beta1, _SETTINGS.beta2),
+        eps=_SETTINGS.epsilon,
+        weight_decay=_SETTINGS.weight_decay,
+    )
+    drift = 0.0
+    for index in range(STEPS):
+        batch = batches[index % len(batches)]
+        loss = float(_backward(step, batch, parameters)[names.LOSS])
+        torch.nn.utils.clip_grad_norm_(list(parameters.values()), _SETTINGS.max_grad_norm)
+        optimizer.step()
+        drift = max(drift, abs(stepper.step([_arrays(batch)], _SETTINGS).loss - loss))
+    return Row(f"loss over {STEPS} AdamW steps", drift, MAX_DRIFT)
