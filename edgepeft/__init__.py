@@ -1,5 +1,28 @@
-"""edgepeft: adapt a pretrained model on the device that runs it."""
+"""edgepeft: adapt a pretrained model on the device that runs it.
+
+    model = edgepeft.load("bundle/")
+    result = edgepeft.Trainer(model, edgepeft.TrainingArguments(epochs=3)).fit("facts.jsonl")
+    result.adapter.save("alice/")
+"""
 
 import os
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before anything imports onnxruntime, which reads it then
+
+from edgepeft.adapter import Adapter
+from edgepeft.bundle import Bundle
+from edgepeft.errors import EdgepeftError
+from edgepeft.model import Model, load
+from edgepeft.training import Callback, Trainer, TrainingArguments, TrainingResult
+
+__all__ = [
+    "Adapter",
+    "Bundle",
+    "Callback",
+    "EdgepeftError",
+    "Model",
+    "Trainer",
+    "TrainingArguments",
+    "TrainingResult",
+    "load",
+]

@@ -1,0 +1,188 @@
+"""A bundle in use: prediction, generation and evaluation under an adapter that can be swapped at any time."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from edgepeft import generation, names
+from edgepeft.adapter import Adapter, check_fits
+from edgepeft.bundle import Bundle
+from edgepeft.data import Data, Row, collate, read_rows
+from edgepeft.engines.base import Batch, Engine
+from edgepeft.engines.stock import StockEngine
+from edgepeft.errors import ArgumentError, DataError
+from edgepeft.tensors import Array
+from edgepeft.text import Message, Text
+
+
+@dataclass(frozen=True)
+class _Active:
+    """An adapter and what the engine made of it: replaced as one, so that no call sees half a swap."""
+
+    adapter: Adapter
+    prepared: Any
+
+
+class Model:
+    """A loaded bundle. Make one with `edgepeft.load`; safe to use from several threads.
+
+    Attributes:
+        bundle: The bundle.
+        engine: The engine that runs it.
+    """
+
+    def __init__(self, bundle: Bundle, engine: Engine, adapter: Adapter) -> None:
+        self.bundle = bundle
+        self.engine = engine
+        self._active = self._checked(adapter)
+
+    @property
+    def adapter(self) -> Adapter:
+        """The adapter in use."""
+        return self._active.adapter
+
+    def use(self, adapter: Adapter) -> None:
+        """Swaps the adapter; calls that are under way finish with the old one.
+
+        Raises:
+            AdapterError: The adapter is not made for this bundle; the old one stays in use.
+        """
+        self._active = self._checked(adapter)
+
+    def predict(self, batch: Batch) -> dict[str, Array]:
+        """Runs the model.
+
+        Args:
+            batch: The model's inputs by name, such as `input_ids` [batch, length] int64.
+
+        Returns:
+            The model's outputs by name, such as `logits`.
+
+        Raises:
+            EngineError: An input is missing, or of the wrong type or shape.
+        """
+        return self.engine.run(names.INFER, batch, self._active.prepared)
+
+    def evaluate(self, data: Data, batch_size: int = 8) -> dict[str, float]:
+        """Mean loss over data, and the accuracy of a classifier.
+
+        Args:
+            data: As for `Trainer.fit`.
+            batch_size: Rows that are run at once.
+
+        Raises:
+            DataError: A row is unusable; the message says which.
+        """
+        rows = read_rows(data, self.bundle.manifest, self.text)
+        return self.evaluate_rows(rows, batch_size, self._active.prepared)
+
+    def evaluate_rows(self, rows: Sequence[Row], batch_size: int, prepared: Any) -> dict[str, float]:
+        """Like `evaluate`, on encoded rows and under an adapter that the engine has prepared."""
+        losses: list[float] = []
+        weights: list[float] = []
+        right = 0
+        for start in range(0, len(rows), batch_size):
+            batch = self.collate(rows[start : start + batch_size])
+            outputs = self.engine.run(names.EVALUATE, batch, prepared)
+            losses.append(float(outputs[names.LOSS]))
+            weights.append(float(outputs[names.WEIGHT]))
+            if self.bundle.manifest.task == "sequence_classification":
+                right += int((outputs["logits"].argmax(-1) == batch[names.LABELS]).sum())
+        result = {"loss": float(np.average(losses, weights=weights)), "counted": sum(weights), "rows": float(len(rows))}
+        if self.bundle.manifest.task == "sequence_classification":
+            result["accuracy"] = right / len(rows)
+        return result
+
+    def collate(self, rows: Sequence[Row]) -> dict[str, Array]:
+        """Rows as one batch for the train and evaluate graphs."""
+        info = self.bundle.manifest.text
+        ports = self.bundle.manifest.data_inputs(names.TRAIN)
+        return collate(rows, ports, info.pad_token_id if info else 0)
+
+    def generate(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> str:
+        """Continues a prompt with a causal language model; the same seed gives the same text.
+
+        Args:
+            prompt: What the user says, put through the model's chat template if it has one; or messages, each
+                with "role" and "content".
+            max_new_tokens: Most tokens to add.
+            temperature: 0 takes the best token every time; more draws, the higher the wilder.
+            seed: Seed of the draws.
+
+        Raises:
+            ArgumentError: A setting is out of range, or the bundle is no language model.
+            DataError: The prompt leaves no room for an answer.
+        """
+        generation.check_arguments(max_new_tokens, temperature)
+        text = self.text
+        if text is None or self.bundle.manifest.task != "causal_lm":
+            raise ArgumentError(f"{self.bundle.path}: is no language model with a tokenizer; use predict.")
+        choose = generation.chooser(temperature, seed)
+        prepared = self._active.prepared
+        ids = text.encode(text.prompt(prompt))
+        room = text.info.max_length - len(ids)
+        if not ids or room < 1:
+            raise DataError(f"the prompt is {len(ids)} tokens long; expected 1 to {text.info.max_length - 1}.")
+        added: list[int] = []
+        for _ in range(min(max_new_tokens, room)):
+            tokens = np.array([ids + added], dtype=np.int64)
+            batch = {"input_ids": tokens, "attention_mask": np.ones_like(tokens)}
+            token = choose(self.engine.run(names.INFER, batch, prepared)["logits"][0, -1])
+            if token in text.info.eos_token_ids:
+                break
+            added.append(token)
+        return text.decode(added)
+
+    @cached_property
+    def text(self) -> Text | None:
+        """The bundle's tokenizer, if it has one."""
+        return Text(self.bundle) if self.bundle.manifest.text is not None else None
+
+    def _checked(self, adapter: Adapter) -> _Active:
+        check_fits(adapter, self.bundle.manifest, self.bundle.initial_adapter())
+        tensors: Mapping[str, Array] = {
+            name: np.ascontiguousarray(adapter.tensors[name]) for name in self.bundle.manifest.adapter_names
+        }
+        return _Active(adapter, self.engine.prepare(tensors))
+
+
+def load(
+    bundle: Bundle | str | os.PathLike[str],
+    adapter: Adapter | str | os.PathLike[str] | None = None,
+    engine: Literal["auto", "stock"] = "auto",
+    threads: int | None = None,
+) -> Model:
+    """Loads a bundle for use.
+
+    Args:
+        bundle: An open bundle, or its folder.
+        adapter: The adapter to start with, or its folder; by default the bundle's own, which changes nothing.
+        engine: "auto" takes the best that is installed; "stock" is the plain onnxruntime package.
+        threads: Threads that one call computes with; by default one a physical core.
+
+    Raises:
+        BundleError: The bundle is not whole.
+        AdapterError: The adapter is malformed, or not made for this bundle.
+        ArgumentError: No such engine, or fewer than one thread.
+    """
+    if engine not in ("auto", "stock"):
+        raise ArgumentError(f"unknown engine {engine!r}; expected 'auto' or 'stock'.")
+    if threads is not None and threads < 1:
+        raise ArgumentError(f"threads is {threads}; expected 1 or more.")
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    if adapter is None:
+        adapter = opened.initial_adapter()
+    elif not isinstance(adapter, Adapter):
+        adapter = Adapter.load(adapter)
+    return Model(opened, StockEngine(opened, threads), adapter)
