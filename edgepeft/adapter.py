@@ -3,6 +3,7 @@
 import difflib
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edgepeft import limits, names, store, tensors
+from edgepeft import limits, names, store, strict_json, tensors
 from edgepeft.errors import AdapterError
 from edgepeft.manifest import Manifest
 from edgepeft.tensors import Array
@@ -18,27 +19,76 @@ from edgepeft.tensors import Array
 #: Key in the safetensors metadata that binds an adapter to its base; PEFT ignores it and wants "format".
 _BASE_ID = "edgepeft.base_id"
 _FORMAT = {"format": "pt"}
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
-#: Configuration fields of PEFT that change what the tensors mean.
+#: Configuration fields of PEFT, of any of its methods, that change what the tensors mean. Left out on purpose:
+#: how tensors were initialized, dropout and schedules of a training that is over, where a model came from.
 _MEANINGFUL = (
     "peft_type",
+    # which modules are adapted
+    "target_modules",
+    "target_parameters",
+    "layers_to_transform",
+    "layers_pattern",
+    "layer_replication",
+    "feedforward_modules",
+    "modules_to_save",
+    "token_indices",
+    "trainable_token_indices",
+    "adapter_layers",
+    "bias",
+    # size and scale
     "r",
+    "rank_pattern",
     "lora_alpha",
     "alpha",
-    "use_rslora",
-    "use_dora",
-    "target_modules",
-    "layers_to_transform",
-    "rank_pattern",
     "alpha_pattern",
+    "randlora_alpha",
+    "scaling",
+    "use_rslora",
+    # the formula
+    "use_dora",
+    "use_qalora",
+    "qalora_group_size",
+    "lora_bias",
+    "alora_invocation_tokens",
     "fan_in_fan_out",
-    "bias",
-    "feedforward_modules",
+    "use_effective_conv2d",
+    "decompose_both",
+    "decompose_factor",
+    "oft_block_size",
+    "block_share",
+    "coft",
+    "eps",
+    "use_cayley_neumann",
+    "num_cayley_neumann_terms",
+    "block_size",
+    "block_size_pattern",
+    "group_size",
+    "variant",
+    "mini_r",
+    "n_frequency",
+    "n_frequency_pattern",
+    # prompts
     "num_virtual_tokens",
+    "num_transformer_submodules",
+    "num_attention_heads",
+    "num_layers",
+    "token_dim",
+    "prefix_projection",
+    "encoder_reparameterization_type",
+    "encoder_hidden_size",
+    "encoder_num_layers",
+    "adapter_len",
+    # random projections that are drawn again from a seed
+    "projection_prng_key",
+    "random_loc_seed",
+    "sparse",
+    "very_sparse",
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Adapter:
     """An adapter: tensors by PEFT's names, PEFT's configuration, and the base it was made for.
 
@@ -60,18 +110,27 @@ class Adapter:
             AdapterError: A file is missing, malformed or too large; the message says which and why.
         """
         folder = Path(path)
-        config = store.read_once(folder / names.ADAPTER_CONFIG, limits.MAX_CONFIG_BYTES, AdapterError)
-        model = store.read_once(folder / names.ADAPTER_MODEL, limits.MAX_ADAPTER_BYTES, AdapterError)
+        with store.FolderReader(folder, AdapterError) as reader:
+            config = reader.read(names.ADAPTER_CONFIG, limits.MAX_CONFIG_BYTES)
+            model = reader.read(names.ADAPTER_MODEL, limits.MAX_ADAPTER_BYTES)
         return read_adapter(config, model, str(folder))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the folder that `peft.PeftModel.from_pretrained` opens, durably and at once.
 
+        An adapter's folder of the same name is replaced; one that holds anything else is not.
+
         Raises:
-            StorageError: The disk refused, or the folder exists and is not an adapter's.
+            AdapterError: The configuration holds something that JSON cannot.
+            StorageError: The disk refused, or the folder exists and is not an adapter's; nothing was changed.
         """
         metadata = _FORMAT | ({_BASE_ID: self.base_id} if self.base_id else {})
-        config = json.dumps(dict(self.config), indent=2, sort_keys=True) + "\n"
+        try:
+            config = json.dumps(dict(self.config), indent=2, sort_keys=True, allow_nan=False) + "\n"
+        except (TypeError, ValueError) as error:
+            raise AdapterError(
+                f"{path}: {names.ADAPTER_CONFIG} can hold text, numbers, lists and mappings only: {error}."
+            ) from error
         files: dict[str, bytes | memoryview] = {
             names.ADAPTER_CONFIG: config.encode(),
             names.ADAPTER_MODEL: tensors.serialize(self.tensors, metadata),
@@ -86,23 +145,31 @@ class Adapter:
 
 def _holds_an_adapter_only(folder: Path) -> bool:
     known = {names.ADAPTER_CONFIG, names.ADAPTER_MODEL}
-    return folder.is_dir() and {entry.name for entry in folder.iterdir()} <= known
+    return folder.is_dir() and all(
+        entry.name in known and entry.is_file() and not entry.is_symlink() for entry in folder.iterdir()
+    )
 
 
 def read_adapter(config: memoryview, model: memoryview, where: str) -> Adapter:
     """Reads an adapter from its two files' contents.
 
+    Args:
+        config: `adapter_config.json`.
+        model: `adapter_model.safetensors`.
+        where: The folder, for messages.
+
     Raises:
         AdapterError: One of them is malformed.
     """
-    try:
-        settings = json.loads(bytes(config).decode("utf-8"))
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise AdapterError(f"{where}/{names.ADAPTER_CONFIG}: not valid JSON: {error}.") from error
-    if not isinstance(settings, dict):
-        raise AdapterError(f"{where}/{names.ADAPTER_CONFIG}: expected a JSON object.")
+    settings = strict_json.decode(config, f"{where}/{names.ADAPTER_CONFIG}", AdapterError)
     arrays, metadata = tensors.parse_checked(model, f"{where}/{names.ADAPTER_MODEL}", AdapterError)
-    return Adapter(arrays, settings, metadata.get(_BASE_ID))
+    base_id = metadata.get(_BASE_ID)
+    if base_id is not None and not _SHA256.fullmatch(base_id):
+        raise AdapterError(
+            f"{where}/{names.ADAPTER_MODEL}: its {_BASE_ID} is {base_id[:80]!r}, expected 64 hexadecimal digits. "
+            "Save the adapter again."
+        )
+    return Adapter(arrays, settings, base_id)
 
 
 def check_fits(adapter: Adapter, manifest: Manifest, initial: Adapter) -> None:
@@ -119,49 +186,67 @@ def check_fits(adapter: Adapter, manifest: Manifest, initial: Adapter) -> None:
     """
     if adapter.base_id is not None and adapter.base_id != manifest.base_id:
         raise AdapterError(
-            f"the adapter was made for base {adapter.base_id[:12]}, this bundle is {manifest.base_id[:12]}. "
+            f"the adapter was made for base {adapter.base_id[:12]!r}, this bundle is {manifest.base_id[:12]!r}. "
             "Use it with the bundle it was trained on."
         )
     _check_config(adapter.config, initial.config)
-    expected = {tensor.name: tensor for tensor in manifest.adapter.tensors}
-    for name in adapter.tensors:
-        if name not in expected:
-            near = difflib.get_close_matches(name, expected, 1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise AdapterError(f"the bundle knows no adapter tensor {name!r}.{hint}")
-    for name, tensor in expected.items():
-        if name not in adapter.tensors:
-            raise AdapterError(f"the adapter lacks the tensor {name!r}. Save it again with all its layers.")
-        _check_tensor(name, adapter.tensors[name], tuple(tensor.shape))
+    expected = {tensor.name: tuple(tensor.shape) for tensor in manifest.adapter.tensors}
+    _check_names(list(adapter.tensors), list(expected))
+    for name, shape in expected.items():
+        _check_tensor(name, adapter.tensors[name], shape)
 
 
 def _check_config(given: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     for field in _MEANINGFUL:
         if field not in given or field not in expected:
             continue
-        got, want = (_comparable(config[field]) for config in (given, expected))
-        if got != want:
+        if _comparable(given[field]) != _comparable(expected[field]):
             raise AdapterError(
-                f"the adapter's {field} is {given[field]!r}, the bundle was exported with {expected[field]!r}. "
-                "Export a bundle with the adapter's settings, or train the adapter on this one."
+                f"the adapter's {field} is {str(given[field])[:200]!r}, the bundle was exported with "
+                f"{str(expected[field])[:200]!r}. Export a bundle with the adapter's settings, or train the "
+                "adapter on this one."
             )
 
 
 def _comparable(value: Any) -> Any:
+    """PEFT writes lists from sets, in any order, and nothing as null, [] or {}."""
+    if value in ([], {}):
+        return None
     return sorted(map(str, value)) if isinstance(value, list) else value
+
+
+def _check_names(given: list[str], expected: list[str]) -> None:
+    """Both have the same tensors; a name that is off is told with the one that was probably meant."""
+    known, present = set(expected), set(given)
+    extra = next((name for name in given if name not in known), None)
+    if extra is not None:
+        near = difflib.get_close_matches(extra, expected, 1)
+        hint = f"The nearest that it knows is {near[0]!r}. " if near else ""
+        raise AdapterError(
+            f"the bundle knows no adapter tensor {extra!r}. {hint}Was it made for another model?"
+        )
+    missing = next((name for name in expected if name not in present), None)
+    if missing is not None:
+        raise AdapterError(
+            f"the adapter lacks {missing!r}: it has {len(given)} of {len(expected)} tensors. "
+            "Save it again with all its layers."
+        )
 
 
 def _check_tensor(name: str, value: Array, shape: tuple[int, ...]) -> None:
     if value.dtype != np.float32:
-        raise AdapterError(f"tensor {name!r} is {value.dtype}, expected float32. Save the adapter in float32.")
+        raise AdapterError(
+            f"tensor {name!r} is {value.dtype}, expected float32. Save the adapter in float32."
+        )
     if value.shape != shape:
-        hint = " It is transposed." if value.ndim > 1 and value.shape == shape[::-1] else ""
-        raise AdapterError(f"tensor {name!r} has shape {value.shape}, expected {shape}.{hint}")
+        transposed = value.ndim > 1 and value.shape == shape[::-1]
+        todo = "It is transposed: save it as PEFT does." if transposed else "Was it made for another model?"
+        raise AdapterError(f"tensor {name!r} has shape {value.shape}, expected {shape}. {todo}")
     if not np.isfinite(value).all():
         raise AdapterError(f"tensor {name!r} holds NaN or infinity. The training that made it went wrong.")
     largest = float(np.abs(value).max(initial=0.0))
     if largest > limits.MAX_ADAPTER_MAGNITUDE:
         raise AdapterError(
-            f"tensor {name!r} holds {largest:.3g}, more than {limits.MAX_ADAPTER_MAGNITUDE:g}. "
+            f"tensor {name!r} holds {largest:.3g}, expected at most {limits.MAX_ADAPTER_MAGNITUDE:g}. "
             "The training that made it diverged."
         )

@@ -2,12 +2,15 @@
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 
-from edgepeft import limits, manifest as schema, names, store, tensors
-from edgepeft.adapter import Adapter, read_adapter
-from edgepeft.errors import BundleError
+from edgepeft import limits, names, tensors
+from edgepeft import manifest as schema
+from edgepeft.adapter import Adapter, check_fits, read_adapter
+from edgepeft.errors import AdapterError, BundleError
 from edgepeft.manifest import Manifest
+from edgepeft.store import FolderReader
 from edgepeft.tensors import Array
 
 
@@ -15,7 +18,7 @@ class Bundle:
     """A verified bundle. Open one with `Bundle.open`.
 
     Every file is read once, into memory, and compared with the manifest's SHA-256; what was hashed is what is
-    used. Nothing outside the folder is touched.
+    used, whatever happens to the folder afterwards. Nothing outside the folder is touched.
 
     Attributes:
         path: The folder.
@@ -26,39 +29,29 @@ class Bundle:
     def __init__(self, path: Path, manifest: Manifest, files: Mapping[str, memoryview]) -> None:
         self.path = path
         self.manifest = manifest
-        self._files = files
-        self.weights: Mapping[str, Array]
-        self.weights, _ = tensors.parse(files[names.BASE], f"{path}/{names.BASE}", BundleError)
-        for name, graph in manifest.graphs.items():
-            absent = sorted(set(graph.weights) - set(self.weights))
-            if absent:
-                raise BundleError(f"{path}: graph {name!r} reads {absent[0]!r}, which {names.BASE} does not have.")
-        self._initial = read_adapter(
-            files[f"{names.INITIAL_ADAPTER}/{names.ADAPTER_CONFIG}"],
-            files[f"{names.INITIAL_ADAPTER}/{names.ADAPTER_MODEL}"],
-            f"{path}/{names.INITIAL_ADAPTER}",
-        )
+        self.weights = _weights(files[names.BASE], f"{path}/{names.BASE}")
+        self._initial = _initial_adapter(path, manifest, files)
+        # Everything else is small, and kept as what its readers want; the buffers behind `files` can go.
+        kept = files.keys() - set(names.REQUIRED_FILES)
+        self._files = {name: bytes(files[name]) for name in kept}
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "Bundle":
         """Opens and verifies a bundle's folder.
 
         Raises:
-            BundleError: A file is missing, extra, cut off or altered, the manifest is of another version or
-                leaves the folder; the message names the file.
+            BundleError: A file is missing, extra, cut off, altered or a link, the manifest is malformed, of
+                another version or leaves the folder; the message names the file.
         """
         folder = Path(path)
-        if not folder.is_dir():
-            raise BundleError(f"{folder}: expected a bundle's folder, got {_what(folder)}.")
-        where = folder / names.MANIFEST
-        content = store.read_once(where, limits.MAX_MANIFEST_BYTES, BundleError)
-        manifest = schema.decode(content, str(where))
-        _check_listing(folder, manifest)
-        files = {name: _verified(folder / name, info) for name, info in manifest.files.items()}
-        _check_complete(folder, manifest)
+        with FolderReader(folder, BundleError) as reader:
+            where = f"{folder}/{names.MANIFEST}"
+            manifest = schema.decode(reader.read(names.MANIFEST, limits.MAX_MANIFEST_BYTES), where)
+            _check_listing(reader, manifest)
+            files = _verified_files(reader, manifest)
         return cls(folder, manifest, files)
 
-    def graph(self, name: str) -> memoryview:
+    def graph(self, name: str) -> bytes:
         """The ONNX model of a graph.
 
         Raises:
@@ -66,21 +59,23 @@ class Bundle:
         """
         if name not in self.manifest.graphs:
             has = ", ".join(self.manifest.graphs)
-            raise BundleError(f"{self.path}: no graph {name!r}; it has {has}. Export the bundle again with it.")
+            raise BundleError(
+                f"{self.path}: no graph {name!r}; it has {has}. Export the bundle again with it."
+            )
         return self._files[self.manifest.graphs[name].file]
 
     def has_asset(self, path: str) -> bool:
-        """Whether the bundle has a file, such as "assets/tokenizer.json"."""
+        """Whether the bundle has a file beside its weights and adapter, such as "assets/tokenizer.json"."""
         return path in self._files
 
-    def asset(self, path: str) -> memoryview:
-        """A file's content.
+    def asset(self, path: str) -> bytes:
+        """Content of a file that `has_asset` knows.
 
         Raises:
             BundleError: The bundle has no such file.
         """
         if path not in self._files:
-            raise BundleError(f"{self.path}: has no {path}. Export the model again with its tokenizer.")
+            raise BundleError(f"{self.path}: has no {path}. Export the model again with it.")
         return self._files[path]
 
     def initial_adapter(self) -> Adapter:
@@ -88,44 +83,63 @@ class Bundle:
         return self._initial
 
 
-def _what(path: Path) -> str:
-    return "a file" if path.exists() else "nothing there"
-
-
-def _check_listing(folder: Path, manifest: Manifest) -> None:
-    """The folder holds the manifest's files and nothing else."""
-    found = set()
-    for root, folders, files in os.walk(folder, followlinks=False):
-        inside = Path(root).relative_to(folder)
-        found |= {(inside / name).as_posix() for name in files}
-        found |= {(inside / name).as_posix() for name in folders if (Path(root) / name).is_symlink()}
-    missing = sorted(set(manifest.files) - found)
+def _check_listing(reader: FolderReader, manifest: Manifest) -> None:
+    """The folder holds the manifest's files and nothing else; an unknown folder is not looked into."""
+    expected = {names.MANIFEST, *manifest.files}
+    folders = {parent.as_posix() for path in expected for parent in PurePosixPath(path).parents}
+    folders.remove(".")
+    found = {names.MANIFEST}
+    waiting = [""]
+    while waiting:
+        for path, is_folder in reader.entries(waiting.pop()):
+            if is_folder and path in folders:
+                waiting.append(path)
+            elif path in expected:
+                found.add(path)
+            else:
+                raise BundleError(
+                    f"{reader.path}: {path!r} is not in the manifest. Remove it, or copy the bundle again."
+                )
+    missing = sorted(expected - found)
     if missing:
-        raise BundleError(f"{folder}: {missing[0]} is missing. Copy the whole bundle again.")
-    extra = sorted(found - set(manifest.files) - {names.MANIFEST})
-    if extra:
-        raise BundleError(f"{folder}: {extra[0]} is not in the manifest. Remove it, or copy the bundle again.")
+        raise BundleError(f"{reader.path}: {missing[0]} is missing. Copy the whole bundle again.")
 
 
-def _verified(path: Path, info: schema.FileInfo) -> memoryview:
-    content = store.read_once(path, limits.MAX_BUNDLE_FILE_BYTES, BundleError)
-    if len(content) != info.size:
-        raise BundleError(f"{path}: expected {info.size:,} bytes, got {len(content):,}. Copy the bundle again.")
-    if store.sha256(content) != info.sha256:
-        raise BundleError(f"{path}: was altered: its SHA-256 is not the manifest's. Copy the bundle again.")
-    return content
+def _verified_files(reader: FolderReader, manifest: Manifest) -> dict[str, memoryview]:
+    """Reads every file, small ones first: a fault in one is found before the weights are read."""
+    files = {}
+    for name, info in sorted(manifest.files.items(), key=lambda item: item[1].size):
+        content = reader.read(name, info.size)
+        where = f"{reader.path}/{name}"
+        if len(content) != info.size:
+            raise BundleError(
+                f"{where}: expected {info.size:,} bytes, got {len(content):,}. Copy the bundle again."
+            )
+        if schema.file_entry(content) != info:
+            raise BundleError(
+                f"{where}: was altered: its SHA-256 is not the manifest's. Copy the bundle again."
+            )
+        files[name] = content
+    return files
 
 
-def _check_complete(folder: Path, manifest: Manifest) -> None:
-    """The files that every bundle has are there, and the base id is that of these files."""
-    needed = {
-        names.BASE,
-        f"{names.INITIAL_ADAPTER}/{names.ADAPTER_CONFIG}",
-        f"{names.INITIAL_ADAPTER}/{names.ADAPTER_MODEL}",
-    }
-    absent = sorted(needed - set(manifest.files))
-    if absent or names.INFER not in manifest.graphs:
-        raise BundleError(f"{folder}: the manifest lists no {absent[0] if absent else 'infer graph'}.")
-    infer = manifest.files[manifest.graphs[names.INFER].file]
-    if manifest.base_id != schema.base_id(manifest.files[names.BASE].sha256, infer.sha256):
-        raise BundleError(f"{folder}: the manifest's base_id is not that of its files. Copy the bundle again.")
+def _weights(content: memoryview, where: str) -> Mapping[str, Array]:
+    weights, _ = tensors.parse(content, where, BundleError)
+    for name, array in weights.items():
+        if not array.flags.aligned:
+            raise BundleError(
+                f"{where}: tensor {name!r} is not aligned, it cannot be used without a copy. Export again."
+            )
+    return MappingProxyType(weights)
+
+
+def _initial_adapter(path: Path, manifest: Manifest, files: Mapping[str, memoryview]) -> Adapter:
+    config, model = (
+        f"{names.INITIAL_ADAPTER}/{name}" for name in (names.ADAPTER_CONFIG, names.ADAPTER_MODEL)
+    )
+    try:
+        adapter = read_adapter(files[config], files[model], f"{path}/{names.INITIAL_ADAPTER}")
+        check_fits(adapter, manifest, adapter)
+    except AdapterError as error:
+        raise BundleError(f"{path}: its own adapter is unusable: {error} Export the bundle again.") from error
+    return adapter

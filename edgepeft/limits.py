@@ -15,10 +15,11 @@ MAX_CHECKPOINT_BYTES = 8 * GiB
 #: Bytes of any other file of a bundle.
 MAX_BUNDLE_FILE_BYTES = 64 * GiB
 
-#: Bytes of a safetensors header, tensors in it, axes of a tensor, and bytes of its metadata.
+#: Bytes of a safetensors header, tensors in it, axes of a tensor, elements along one, and bytes of its metadata.
 MAX_HEADER_BYTES = 8 * MiB
 MAX_TENSORS = 20_000
 MAX_AXES = 8
+MAX_AXIS_LENGTH = 1 << 31
 MAX_METADATA_BYTES = 512 * KiB
 
 #: Characters of a tensor's name.

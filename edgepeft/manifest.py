@@ -2,19 +2,22 @@
 
 import hashlib
 import re
-from typing import Annotated, Literal
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-from edgepeft import limits
+from edgepeft import limits, names, strict_json
 from edgepeft.errors import BundleError
 
 #: Version of the format that this runtime writes and reads.
 SCHEMA_VERSION = 1
 
 _Count = Annotated[int, msgspec.Meta(ge=0)]
+_Bytes = Annotated[int, msgspec.Meta(ge=0, le=limits.MAX_BUNDLE_FILE_BYTES)]
 _Size = Annotated[int, msgspec.Meta(ge=1)]
-_Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+_Sha256 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.MAX_NAME_LENGTH)]
 _Dtype = Literal["float32", "float64", "int64", "int32", "bool", "uint8"]
 
@@ -26,7 +29,7 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A part of the manifest: read-only, no field that this version does not know."""
 
 
-class ModelInfo(_Part):
+class ModelInfo(_Part, frozen=True):
     """Which model was exported, and how many parameters its base has."""
 
     name: str
@@ -34,7 +37,7 @@ class ModelInfo(_Part):
     parameters: _Count
 
 
-class AdapterTensor(_Part):
+class AdapterTensor(_Part, frozen=True):
     """One tensor of the adapter."""
 
     name: _Name
@@ -42,14 +45,14 @@ class AdapterTensor(_Part):
     shape: list[_Size]
 
 
-class AdapterInfo(_Part):
+class AdapterInfo(_Part, frozen=True):
     """The adapter's tensors, and the method of HF PEFT that made them, if one did."""
 
     peft_type: str | None
     tensors: Annotated[list[AdapterTensor], msgspec.Meta(min_length=1)]
 
 
-class Port(_Part):
+class Port(_Part, frozen=True):
     """An input or output of a graph; a text in the shape names a dimension that varies."""
 
     name: _Name
@@ -57,7 +60,7 @@ class Port(_Part):
     shape: list[_Size | str]
 
 
-class GraphInfo(_Part):
+class GraphInfo(_Part, frozen=True):
     """One graph: its file, its inputs and outputs in order, and the frozen weights that it reads."""
 
     file: str
@@ -66,7 +69,7 @@ class GraphInfo(_Part):
     weights: list[_Name]
 
 
-class TextInfo(_Part):
+class TextInfo(_Part, frozen=True):
     """What a language model's tokenizer and positions need."""
 
     bos_token_id: int | None
@@ -75,14 +78,14 @@ class TextInfo(_Part):
     max_length: _Size
 
 
-class FileInfo(_Part):
+class FileInfo(_Part, frozen=True):
     """Size in bytes and SHA-256 of a file."""
 
-    size: _Count
+    size: _Bytes
     sha256: _Sha256
 
 
-class Manifest(_Part):
+class Manifest(_Part, frozen=True):
     """The whole manifest."""
 
     schema_version: int
@@ -109,50 +112,118 @@ class Manifest(_Part):
         return [port for port in self.graphs[graph].inputs if port.name not in adapter]
 
 
-class _Version(msgspec.Struct):
-    schema_version: int
-
-
 def base_id(base_sha256: str, infer_sha256: str) -> str:
     """What an adapter is made for: the frozen weights and the graph that computes with them."""
     return hashlib.sha256(f"{base_sha256}\n{infer_sha256}\n".encode()).hexdigest()
 
 
-def decode(content: bytes | memoryview, where: str) -> Manifest:
+def file_entry(source: bytes | memoryview | Path) -> FileInfo:
+    """Size and SHA-256 of a content, or of a file of one's own, which is read in pieces."""
+    if not isinstance(source, Path):
+        return FileInfo(size=len(source), sha256=hashlib.sha256(source).hexdigest())
+    with source.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return FileInfo(size=file.tell(), sha256=sha256)
+
+
+def decode(content: bytes | memoryview, where: str = names.MANIFEST) -> Manifest:
     """Reads a manifest.
 
+    Args:
+        content: UTF-8 JSON.
+        where: Its name, for messages.
+
     Raises:
-        BundleError: Not JSON, of a newer version, or a field is missing, unknown or of the wrong type.
+        BundleError: Not strict JSON, of another version, a field is missing, unknown or of the wrong type, a
+            path leaves the bundle, or its parts contradict each other.
     """
+    parts = strict_json.decode(content, where, BundleError)
+    _check_version(parts.get("schema_version"), where)
     try:
-        version = msgspec.json.decode(content, type=_Version).schema_version
-        if version != SCHEMA_VERSION:
-            raise BundleError(
-                f"{where}: schema version {version}; this edgepeft reads version {SCHEMA_VERSION}. "
-                f"{'Update edgepeft' if version > SCHEMA_VERSION else 'Export the bundle again'}."
-            )
-        manifest = msgspec.json.decode(content, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BundleError(f"{where}: not a valid manifest: {error}. Copy or export the bundle again.") from error
-    _check(manifest, where)
+        manifest = msgspec.convert(parts, Manifest)
+    except msgspec.ValidationError as error:
+        raise BundleError(
+            f"{where}: not a valid manifest: {error}. Copy or export the bundle again."
+        ) from error
+    for check in (_check_paths, _check_graphs, _check_adapter, _check_base_id):
+        check(manifest, where)
     return manifest
 
 
 def encode(manifest: Manifest) -> bytes:
-    """Writes a manifest as indented JSON; the same manifest gives the same bytes."""
-    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+    """Writes a manifest as indented JSON; the same manifest gives the same bytes.
+
+    Raises:
+        BundleError: `decode` would refuse it.
+    """
+    content = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+    decode(content, "the manifest to be written")
+    return content
 
 
-def _check(manifest: Manifest, where: str) -> None:
-    """Checks what types cannot say: paths stay inside, graphs are listed files, names are unique."""
+def _check_version(version: Any, where: str) -> None:
+    """Comes first: a manifest of another version may differ in every other field."""
+    if type(version) is not int:
+        raise BundleError(f"{where}: expected a whole number as schema_version, got {str(version)[:40]!r}.")
+    if version != SCHEMA_VERSION:
+        todo = "Update edgepeft" if version > SCHEMA_VERSION else "Export the bundle again"
+        raise BundleError(f"{where}: schema version {version}; this edgepeft reads {SCHEMA_VERSION}. {todo}.")
+
+
+def _check_paths(manifest: Manifest, where: str) -> None:
+    """Files lie inside the bundle, and those that every bundle has are listed."""
     for path in manifest.files:
         if not _PATH.fullmatch(path) or ".." in path:
-            raise BundleError(f"{where}: {path!r} is no path inside the bundle. Do not use this bundle.")
+            raise BundleError(
+                f"{where}: {path[:200]!r} is no path inside the bundle. Do not use this bundle."
+            )
+    if names.MANIFEST in manifest.files:
+        raise BundleError(
+            f"{where}: lists itself, and no file can hold its own hash. Export the bundle again."
+        )
+    for path in names.REQUIRED_FILES:
+        if path not in manifest.files:
+            raise BundleError(f"{where}: does not list {path}, which every bundle has. Export it again.")
+
+
+def _check_graphs(manifest: Manifest, where: str) -> None:
+    if names.INFER not in manifest.graphs:
+        raise BundleError(f"{where}: has no graph {names.INFER!r}. Export the bundle again.")
     for name, graph in manifest.graphs.items():
         if graph.file not in manifest.files:
-            raise BundleError(f"{where}: graph {name!r} is in {graph.file!r}, which is not a listed file.")
+            raise BundleError(
+                f"{where}: graph {name!r} is in {graph.file[:200]!r}, which is not a listed file."
+            )
         for ports in (graph.inputs, graph.outputs):
-            if len({port.name for port in ports}) != len(ports):
-                raise BundleError(f"{where}: graph {name!r} has two inputs or outputs of one name.")
-    if len(set(manifest.adapter_names)) != len(manifest.adapter_names):
-        raise BundleError(f"{where}: two adapter tensors have one name.")
+            twice = _twice([port.name for port in ports])
+            if twice is not None:
+                raise BundleError(f"{where}: graph {name!r} has two inputs or outputs named {twice!r}.")
+
+
+def _check_adapter(manifest: Manifest, where: str) -> None:
+    """The adapter's tensors are inputs of every graph that takes them, so that none is fed as something else."""
+    twice = _twice(list(manifest.adapter_names))
+    if twice is not None:
+        raise BundleError(f"{where}: two adapter tensors are named {twice!r}. Export the bundle again.")
+    for name in (names.INFER, names.EVALUATE, names.TRAIN):
+        if name not in manifest.graphs:
+            continue
+        ports = {port.name: port for port in manifest.graphs[name].inputs}
+        for tensor in manifest.adapter.tensors:
+            port = ports.get(tensor.name)
+            if port is None or (port.dtype, port.shape) != (tensor.dtype, tensor.shape):
+                got = f"{port.dtype} {port.shape}" if port else "no such input"
+                raise BundleError(
+                    f"{where}: graph {name!r} should take the adapter tensor {tensor.name!r} as "
+                    f"{tensor.dtype} {tensor.shape}, but has {got}. Export the bundle again."
+                )
+
+
+def _check_base_id(manifest: Manifest, where: str) -> None:
+    infer = manifest.files[manifest.graphs[names.INFER].file]
+    if manifest.base_id != base_id(manifest.files[names.BASE].sha256, infer.sha256):
+        raise BundleError(f"{where}: its base_id is not that of its files. Copy or export the bundle again.")
+
+
+def _twice(values: list[str]) -> str | None:
+    return next((value for value, count in Counter(values).items() if count > 1), None)

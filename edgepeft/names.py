@@ -8,6 +8,9 @@ ADAPTER_MODEL = "adapter_model.safetensors"
 TOKENIZER = "assets/tokenizer.json"
 CHAT_TEMPLATE = "assets/chat_template.jinja"
 
+#: Files that every bundle lists, besides its graphs.
+REQUIRED_FILES = (BASE, f"{INITIAL_ADAPTER}/{ADAPTER_CONFIG}", f"{INITIAL_ADAPTER}/{ADAPTER_MODEL}")
+
 INFER = "infer"
 EVALUATE = "evaluate"
 TRAIN = "train"

@@ -1,25 +1,57 @@
 """Reading foreign files once, and writing files so that a power cut leaves the old or the new, never half."""
 
+import ctypes
 import errno
 import hashlib
 import os
+import secrets
 import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 
 from edgepeft.errors import EdgepeftError, StorageError
 
+#: Bytes per read or write call.
 _CHUNK_BYTES = 1 << 24
-_FILE_MODE = 0o644
-_FOLDER_MODE = 0o755
+
+#: Buffers start at a multiple of this many bytes, a cache line: views of them are as aligned as their offsets.
+_ALIGNMENT_BYTES = 64
+
+# No link is followed; a pipe without a writer does not block; a terminal does not become ours.
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_READ_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+
+_KINDS = {
+    stat.S_IFDIR: "folder",
+    stat.S_IFLNK: "symbolic link",
+    stat.S_IFIFO: "pipe",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "device",
+}
+
+_ADVICE = {
+    errno.ENOSPC: "Free some space, or write to another disk",
+    errno.EDQUOT: "Free some space, or write to another disk",
+    errno.EROFS: "The disk is read-only: write elsewhere",
+    errno.EACCES: "Write to a folder that you own",
+    errno.EPERM: "Write to a folder that you own",
+}
+
+_RENAME_EXCHANGE = 2
+_AT_FDCWD = -100
+
+MakeError = Callable[[str], EdgepeftError]
 
 
-def read_once(path: Path, max_bytes: int, error: Callable[[str], EdgepeftError]) -> memoryview:
+def read_once(path: Path, max_bytes: int, error: MakeError) -> memoryview:
     """Reads a regular file into one buffer of its own; links, pipes and devices are refused.
 
     Args:
@@ -28,43 +60,139 @@ def read_once(path: Path, max_bytes: int, error: Callable[[str], EdgepeftError])
         error: The error to raise.
 
     Returns:
-        The content, read-only, its start aligned as numpy aligns large arrays (16 bytes at least).
+        The content, read-only, starting at a multiple of 64 bytes.
 
     Raises:
         EdgepeftError: Of the given type: not a regular file, too large, or changed while it was read.
     """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with _opened(str(path), _READ, str(path), error) as descriptor:
+        return _content(descriptor, str(path), max_bytes, error)
+
+
+class FolderReader:
+    """Reads the files of one folder and of no other: it is opened once, and no link inside it is followed.
+
+    Args:
+        path: The folder; it may itself be reached through a link.
+        error: The error to raise.
+
+    Raises:
+        EdgepeftError: Of the given type, if it is not a folder.
+    """
+
+    def __init__(self, path: Path, error: MakeError) -> None:
+        self.path = path
+        self._error = error
+        try:
+            self._descriptor = os.open(path, _READ_FOLDER)
+        except (OSError, ValueError) as cause:
+            raise error(f"{path}: expected a folder: {_reason(cause)}.") from cause
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._descriptor)
+
+    def read(self, inside: str, max_bytes: int) -> memoryview:
+        """Reads a file by its path inside the folder, as `read_once` does.
+
+        Raises:
+            EdgepeftError: As `read_once`; also if a folder on the way is a link.
+        """
+        where = f"{self.path}/{inside}"
+        *folders, name = inside.split("/")
+        with (
+            self._folder(folders) as parent,
+            _opened(name, _READ, where, self._error, parent) as descriptor,
+        ):
+            return _content(descriptor, where, max_bytes, self._error)
+
+    def entries(self, inside: str = "") -> Iterator[tuple[str, bool]]:
+        """Paths of what a folder inside this one holds, each with whether it is a folder, in no order.
+
+        Raises:
+            EdgepeftError: Of the given type, if it is missing, no folder or a link.
+        """
+        with self._folder(inside.split("/") if inside else []) as folder, os.scandir(folder) as found:
+            for entry in found:
+                path = f"{inside}/{entry.name}" if inside else entry.name
+                yield path, entry.is_dir(follow_symlinks=False)
+
+    @contextmanager
+    def _folder(self, names: list[str]) -> Iterator[int]:
+        """Goes down one folder at a time: only so is no link on the way followed."""
+        with ExitStack() as opened:
+            folder = self._descriptor
+            for name in names:
+                where = f"{self.path}/{'/'.join(names)}"
+                flags = _READ_FOLDER | os.O_NOFOLLOW
+                folder = opened.enter_context(_opened(name, flags, where, self._error, folder))
+            yield folder
+
+
+@contextmanager
+def _opened(name: str, flags: int, where: str, error: MakeError, folder: int | None = None) -> Iterator[int]:
     try:
-        descriptor = os.open(path, flags)
-    except OSError as cause:
-        reason = "a symbolic link, which is not followed" if cause.errno == errno.ELOOP else cause.strerror
-        raise error(f"{path}: cannot be opened: {reason}. Expected a regular file.") from cause
+        descriptor = os.open(name, flags, dir_fd=folder)
+    except (OSError, ValueError) as cause:
+        raise error(f"{where}: cannot be opened: {_refused(name, flags, folder, cause)}") from cause
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _refused(name: str, flags: int, folder: int | None, cause: Exception) -> str:
+    """Says why a file could not be opened; Linux has one number for a link and for a loop of links."""
+    wanted = "folder" if flags & os.O_DIRECTORY else "regular file"
+    with suppress(OSError, ValueError):
+        mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+        if stat.S_ISLNK(mode):
+            return f"it is a symbolic link, which is not followed. Put the {wanted} itself there."
+        if stat.S_IFMT(mode) in _KINDS:
+            return f"it is a {_KINDS[stat.S_IFMT(mode)]}. Expected a {wanted}."
+    return f"{_reason(cause)}. Expected a {wanted}."
+
+
+def _reason(cause: Exception) -> str:
+    return (cause.strerror if isinstance(cause, OSError) else None) or str(cause)
+
+
+def _content(descriptor: int, where: str, max_bytes: int, error: MakeError) -> memoryview:
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise error(f"{path}: expected a regular file, got a {_kind(status.st_mode)}.")
-        if status.st_size > max_bytes:
-            raise error(f"{path}: expected at most {max_bytes:,} bytes, got {status.st_size:,}.")
-        buffer = np.empty(status.st_size, dtype=np.uint8)
-        view = memoryview(buffer)
+            raise error(f"{where}: expected a regular file, got a {_KINDS[stat.S_IFMT(status.st_mode)]}.")
+        size = status.st_size
+        if size > max_bytes:
+            raise error(
+                f"{where}: expected at most {max_bytes:,} bytes, got {size:,}. Check or copy it again."
+            )
+        view = _aligned(size)
         filled = 0
-        while filled < status.st_size:
+        while filled < size:
             count = os.readv(descriptor, [view[filled : filled + _CHUNK_BYTES]])
             if count == 0:
-                raise error(f"{path}: became shorter while it was read. Copy it again.")
+                raise error(f"{where}: became shorter while it was read. Copy it again.")
             filled += count
         if os.read(descriptor, 1):
-            raise error(f"{path}: became longer while it was read. Copy it again.")
+            raise error(f"{where}: became longer while it was read. Copy it again.")
     except OSError as cause:
-        raise error(f"{path}: cannot be read: {cause.strerror}.") from cause
-    finally:
-        os.close(descriptor)
+        raise error(f"{where}: cannot be read: {_reason(cause)}. Check the disk.") from cause
+    except MemoryError as cause:
+        raise error(
+            f"{where}: no memory for its {size:,} bytes. Free some, or use a smaller file."
+        ) from cause
     return view.toreadonly()
 
 
-def _kind(mode: int) -> str:
-    kinds = {stat.S_ISDIR: "folder", stat.S_ISFIFO: "pipe", stat.S_ISSOCK: "socket"}
-    return next((name for test, name in kinds.items() if test(mode)), "device")
+def _aligned(size: int) -> memoryview:
+    block = np.empty(size + _ALIGNMENT_BYTES - 1, dtype=np.uint8)
+    start = -block.ctypes.data % _ALIGNMENT_BYTES
+    return block[start : start + size].data
 
 
 def sha256(content: bytes | memoryview) -> str:
@@ -73,37 +201,39 @@ def sha256(content: bytes | memoryview) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes renames in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Makes what was created, renamed or removed in a folder durable, where the file system knows how."""
+    descriptor = os.open(folder, _READ_FOLDER)
     try:
         os.fsync(descriptor)
+    except OSError as cause:
+        if cause.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)
 
 
 def write_file(path: Path, content: bytes | memoryview) -> None:
-    """Replaces a file's content, durably and at once.
+    """Replaces a file's content, durably and at once; missing folders are made.
 
     Raises:
         StorageError: The file system refused; the old content is untouched.
     """
-    with _refusals(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    with _refusals(path), _parents(path.parent):
+        temporary = _beside(path)
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                os.fchmod(descriptor, _FILE_MODE)
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)  # noqa: PTH105 - its failure must reach the clean-up below
+            _write(temporary, content)
+            temporary.replace(path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
             raise
+    with _refusals(path, _NOT_DURABLE):
         sync_folder(path.parent)
 
 
-def write_folder(path: Path, files: Mapping[str, bytes | memoryview], *, replaceable: Callable[[Path], bool]) -> None:
+def write_folder(
+    path: Path, files: Mapping[str, bytes | memoryview], *, replaceable: Callable[[Path], bool]
+) -> None:
     """Writes a folder of files, durably and at once.
 
     Args:
@@ -123,53 +253,118 @@ def write_folder(path: Path, files: Mapping[str, bytes | memoryview], *, replace
 def new_folder(path: Path, *, replaceable: Callable[[Path], bool]) -> Iterator[Path]:
     """Gives a folder to fill, which takes the place of `path` when the block ends without an error.
 
+    Args:
+        path: The folder; missing folders above it are made.
+        replaceable: Whether an existing folder may be given up. It is replaced in one step (Linux's renameat2).
+            Where the file system lacks that, a power cut between two renames can leave both the old and the
+            new folder whole, under hidden names beside `path`.
+
     Raises:
-        StorageError: The file system refused, or `path` exists and may not be replaced.
+        StorageError: The file system refused, or `path` exists and may not be replaced; nothing was changed.
     """
     path = path.absolute()
-    with _refusals(path):
-        if path.exists() and not replaceable(path):
-            raise StorageError(f"{path}: exists and is something else. Give another folder, or remove it first.")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    with _refusals(path), _parents(path.parent):
+        if path.is_symlink() or (path.exists() and not replaceable(path)):
+            raise StorageError(
+                f"{path}: exists and is something else. Give another folder, or remove it first."
+            )
+        temporary = _beside(path)
         try:
-            temporary.chmod(_FOLDER_MODE)
+            temporary.mkdir()
             yield temporary
-            sync_folder(temporary)
-            _swap(temporary, path)
+            _sync_tree(temporary)
+            _put(temporary, path)
+            # The old folder goes only once the new one is sure to stay.
+            with _refusals(path, _NOT_DURABLE):
+                sync_folder(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        sync_folder(path.parent)
 
 
-def _swap(new: Path, target: Path) -> None:
-    """Puts `new` in the place of `target`; an old folder is moved aside first and back if that fails."""
-    if not target.exists():
-        new.rename(target)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    target.rename(aside / "old")
+def _beside(path: Path) -> Path:
+    """A name that nobody has, in the same folder: only there is a rename one step."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+
+
+def _write(path: Path, content: bytes | memoryview) -> None:
+    descriptor = os.open(path, _CREATE, 0o666)
     try:
-        new.rename(target)
-    except BaseException:
-        (aside / "old").rename(target)
-        raise
+        rest = memoryview(content).cast("B")
+        while rest:
+            rest = rest[os.write(descriptor, rest[:_CHUNK_BYTES]) :]
+        os.fsync(descriptor)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        os.close(descriptor)
 
 
 @contextmanager
-def _refusals(path: Path) -> Iterator[None]:
+def _parents(folder: Path) -> Iterator[None]:
+    """Makes missing folders for the block, and takes them away again if it fails."""
+    made: list[Path] = []
+    try:
+        for missing in reversed([place for place in (folder, *folder.parents) if not place.exists()]):
+            missing.mkdir(exist_ok=True)
+            made.append(missing)
+            sync_folder(missing.parent)
+        yield
+    except BaseException:
+        for empty in reversed(made):
+            with suppress(OSError):
+                empty.rmdir()
+        raise
+
+
+def _sync_tree(folder: Path) -> None:
+    """Syncs whatever is in a folder, whoever wrote it, before the folder gets its name."""
+    for root, _, files in os.walk(folder):
+        for name in files:
+            descriptor = os.open(Path(root) / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        sync_folder(Path(root))
+
+
+def _put(new: Path, target: Path) -> None:
+    """Gives the folder `new` the name `target`; a folder that was there ends up as `new`."""
+    if not target.exists():
+        new.rename(target)
+    elif not _exchange(new, target):
+        aside = _beside(target)
+        target.rename(aside)
+        try:
+            new.rename(target)
+        except BaseException:
+            aside.rename(target)
+            raise
+        aside.rename(new)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swaps two names in one step; `False` where the system or the file system cannot."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    if rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(number, os.strerror(number), str(other))
+
+
+_UNCHANGED = "nothing was changed"
+_NOT_DURABLE = "the new content is in place, but a power cut now could lose it"
+
+
+@contextmanager
+def _refusals(path: Path, outcome: str = _UNCHANGED) -> Iterator[None]:
     """Turns the operating system's refusal of a write into one line that says what to do."""
-    advice = {
-        errno.ENOSPC: "Free some space, or write to another disk",
-        errno.EDQUOT: "Free some space, or write to another disk",
-        errno.EROFS: "The disk is read-only: write elsewhere",
-        errno.EACCES: "Write to a folder that you own",
-        errno.EPERM: "Write to a folder that you own",
-    }
+    if "\0" in str(path):
+        raise StorageError(f"{str(path)!r}: a path cannot hold NUL. Check the path; {outcome}.")
     try:
         yield
     except OSError as error:
-        todo = advice.get(error.errno or 0, "Check the path")
-        raise StorageError(f"{path}: cannot be written: {error.strerror}. {todo}; nothing was changed.") from error
+        todo = _ADVICE.get(error.errno or 0, "Check the path")
+        raise StorageError(f"{path}: cannot be written: {_reason(error)}. {todo}; {outcome}.") from error

@@ -7,36 +7,57 @@ and names. Format: https://huggingface.co/docs/safetensors, section "Format".
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import load
 
-from edgepeft import limits
-from edgepeft.errors import EdgepeftError
+from edgepeft import limits, strict_json
+from edgepeft.store import MakeError
 
 Array = npt.NDArray[Any]
 
-_DTYPES = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    "I64": np.int64,
-    "I32": np.int32,
-    "I16": np.int16,
-    "I8": np.int8,
-    "U8": np.uint8,
-    "BOOL": np.bool_,
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("i1"),
+    "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
 }
-_LENGTH_BYTES = 8
+_CODES = {dtype: code for code, dtype in _DTYPES.items()}
+_METADATA = "__metadata__"
+_FIELDS = {"dtype", "shape", "data_offsets"}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-/:]*")
 
+#: The header's length stands in front of it, and it is filled up to a multiple of as many bytes.
+_LENGTH_BYTES = 8
 
-def parse(content: memoryview, where: str, error: Callable[[str], EdgepeftError]) -> tuple[dict[str, Array], dict[str, str]]:
-    """Reads tensors and metadata; the tensors are read-only views of `content`.
+
+class Entry(NamedTuple):
+    """Where a tensor lies in its file: `begin` and `end` in bytes from the file's start."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+class Header(NamedTuple):
+    """What a safetensors file says about itself, checked."""
+
+    entries: dict[str, Entry]
+    metadata: dict[str, str]
+
+
+def parse_header(content: memoryview, where: str, error: MakeError) -> Header:
+    """Checks a file's header and layout against its size; reads no tensor.
 
     Args:
         content: A whole safetensors file.
@@ -46,120 +67,160 @@ def parse(content: memoryview, where: str, error: Callable[[str], EdgepeftError]
     Raises:
         EdgepeftError: Of the given type, if anything about the header or the layout is off.
     """
-    header, start = _header(content, where, error)
-    metadata = _metadata(header.pop("__metadata__", {}), where, error)
+    header, start = _read_header(content, where, error)
+    metadata = _metadata(header.pop(_METADATA, {}), where, error)
     if len(header) > limits.MAX_TENSORS:
         raise error(f"{where}: expected at most {limits.MAX_TENSORS:,} tensors, got {len(header):,}.")
-    spans: list[tuple[int, int]] = []
-    tensors: dict[str, Array] = {}
-    for name, entry in header.items():
-        dtype, shape, begin, end = _entry(name, entry, where, error)
-        if not start + end <= len(content):
-            raise error(f"{where}: tensor {name!r} ends at byte {start + end}, behind the file's end.")
-        spans.append((begin, end))
-        flat = np.frombuffer(content[start + begin : start + end], dtype=dtype)
-        tensors[name] = flat.reshape(shape)
-    _check_layout(spans, len(content) - start, where, error)
-    return tensors, metadata
+    entries = {name: _entry(name, row, start, where, error) for name, row in header.items()}
+    _check_layout(entries, start, len(content), where, error)
+    return Header(entries, metadata)
+
+
+def parse(content: memoryview, where: str, error: MakeError) -> tuple[dict[str, Array], dict[str, str]]:
+    """Reads tensors and metadata without a copy: the tensors are read-only views of `content`.
+
+    Args:
+        content: A whole safetensors file, read-only.
+        where: Its name, for messages.
+        error: The error to raise.
+
+    Raises:
+        EdgepeftError: Of the given type, if anything about the header or the layout is off.
+    """
+    entries, metadata = parse_header(content, where, error)
+    arrays: dict[str, Array] = {
+        name: np.ndarray(entry.shape, entry.dtype, buffer=content, offset=entry.begin)
+        for name, entry in entries.items()
+    }
+    return arrays, metadata
 
 
 def parse_checked(
-    content: memoryview, where: str, error: Callable[[str], EdgepeftError]
+    content: memoryview, where: str, error: MakeError
 ) -> tuple[dict[str, Array], dict[str, str]]:
-    """Like `parse`, and the safetensors library must agree: two readers for a file from elsewhere."""
-    tensors, metadata = parse(content, where, error)
+    """Reads a file from elsewhere: once the header is checked, the safetensors library reads the tensors.
+
+    Args:
+        content: A whole safetensors file.
+        where: Its name, for messages.
+        error: The error to raise.
+
+    Returns:
+        Tensors, read-only and apart from `content`, and metadata.
+
+    Raises:
+        EdgepeftError: Of the given type, if anything is off, or the library sees something else in the file.
+    """
+    entries, metadata = parse_header(content, where, error)
     try:
-        agreed = load(bytes(content))
-    except (SafetensorError, ValueError, KeyError) as cause:
-        raise error(f"{where}: the safetensors library refuses it: {cause}.") from cause
-    if agreed.keys() != tensors.keys():
-        raise error(f"{where}: two readers see different tensors in it.")
-    return tensors, metadata
+        arrays: dict[str, Array] = load(bytes(content))
+    except (SafetensorError, ValueError, KeyError, TypeError) as cause:
+        raise error(f"{where}: the safetensors library refuses it: {cause}. Copy it again.") from cause
+    expected = {name: (entry.dtype, entry.shape) for name, entry in entries.items()}
+    if {name: (array.dtype, array.shape) for name, array in arrays.items()} != expected:
+        raise error(f"{where}: two readers see different tensors in it. Do not use it.")
+    for array in arrays.values():
+        array.flags.writeable = False
+    return arrays, metadata
 
 
 def serialize(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
-    """A safetensors file; the same tensors give the same bytes."""
-    return save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, dict(metadata))
+    """A safetensors file; the same tensors and metadata give the same bytes (the library shuffles metadata).
+
+    Args:
+        tensors: Arrays by name, of a dtype that `parse` reads.
+        metadata: Texts by name.
+    """
+    arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
+    # As the library lays them out: wide types first, so that each tensor is aligned.
+    order = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
+    header: dict[str, Any] = {_METADATA: dict(sorted(metadata.items()))} if metadata else {}
+    position = 0
+    for name in order:
+        end = position + arrays[name].nbytes
+        code = _CODES[arrays[name].dtype.newbyteorder("<")]
+        header[name] = {"dtype": code, "shape": list(arrays[name].shape), "data_offsets": [position, end]}
+        position = end
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    text += b" " * (-len(text) % _LENGTH_BYTES)
+    data = (arrays[name].astype(arrays[name].dtype.newbyteorder("<"), copy=False).tobytes() for name in order)
+    return b"".join([len(text).to_bytes(_LENGTH_BYTES, "little"), text, *data])
 
 
-def _header(content: memoryview, where: str, error: Callable[[str], EdgepeftError]) -> tuple[dict[str, Any], int]:
+def _read_header(content: memoryview, where: str, error: MakeError) -> tuple[dict[str, Any], int]:
+    """The header as JSON, and the byte at which the tensors start."""
     if len(content) < _LENGTH_BYTES:
         raise error(f"{where}: expected a safetensors file, got {len(content)} bytes. Copy it again.")
     length = int.from_bytes(content[:_LENGTH_BYTES], "little")
     if not 2 <= length <= min(limits.MAX_HEADER_BYTES, len(content) - _LENGTH_BYTES):
         raise error(
             f"{where}: header length {length:,} is impossible for a file of {len(content):,} bytes "
-            f"(at most {limits.MAX_HEADER_BYTES:,}). Not a safetensors file, or cut off."
+            f"(at most {limits.MAX_HEADER_BYTES:,}). Not a safetensors file, or cut off: copy it again."
         )
     start = _LENGTH_BYTES + length
-    try:
-        text = bytes(content[_LENGTH_BYTES:start]).decode("utf-8")
-        header = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
-    except (UnicodeDecodeError, ValueError, RecursionError) as cause:
-        raise error(f"{where}: the header is not valid: {_reason(cause)}.") from cause
-    if not isinstance(header, dict) or not text.startswith("{"):
-        raise error(f"{where}: the header is not a JSON object.")
-    return header, start
+    text = content[_LENGTH_BYTES:start]
+    if text[0] != ord("{"):
+        raise error(
+            f"{where}: the header must begin with '{{', got {bytes(text[:1])!r}. Not a safetensors file."
+        )
+    return strict_json.decode(text, f"{where}, header", error), start
 
 
-def _reason(cause: Exception) -> str:
-    return "nested too deeply" if isinstance(cause, RecursionError) else str(cause)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"key {twice!r} stands there twice")
-    return result
-
-
-def _refuse_constant(text: str) -> None:
-    raise ValueError(f"{text} is not JSON")
-
-
-def _metadata(value: Any, where: str, error: Callable[[str], EdgepeftError]) -> dict[str, str]:
+def _metadata(value: Any, where: str, error: MakeError) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
-        raise error(f"{where}: the metadata is not a mapping of text to text.")
-    size = sum(len(key) + len(item) for key, item in value.items())
+        raise error(f"{where}: the metadata is not a mapping of text to text. Save the file again.")
+    size = sum(len(key.encode()) + len(item.encode()) for key, item in value.items())
     if size > limits.MAX_METADATA_BYTES:
-        raise error(f"{where}: expected at most {limits.MAX_METADATA_BYTES:,} bytes of metadata, got {size:,}.")
+        raise error(
+            f"{where}: expected at most {limits.MAX_METADATA_BYTES:,} bytes of metadata, got {size:,}."
+        )
     return value
 
 
-def _entry(
-    name: str, entry: Any, where: str, error: Callable[[str], EdgepeftError]
-) -> tuple[type[np.generic], tuple[int, ...], int, int]:
+def _entry(name: str, row: Any, start: int, where: str, error: MakeError) -> Entry:
     """Checks one tensor's row of the header."""
     if len(name) > limits.MAX_NAME_LENGTH or not _NAME.fullmatch(name) or ".." in name:
-        raise error(f"{where}: {name[:80]!r} is no name for a tensor (letters, digits and . _ - / : only).")
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise error(
+            f"{where}: {name[:80]!r} is no name for a tensor "
+            f"(at most {limits.MAX_NAME_LENGTH} of the letters, digits and . _ - / :)."
+        )
+    if not isinstance(row, dict) or row.keys() != _FIELDS:
         raise error(f"{where}: tensor {name!r} does not have exactly dtype, shape and data_offsets.")
-    dtype = _DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
+    dtype = _DTYPES.get(row["dtype"]) if isinstance(row["dtype"], str) else None
     if dtype is None:
-        raise error(f"{where}: tensor {name!r} has dtype {entry['dtype']!r}; expected one of {', '.join(_DTYPES)}.")
-    shape, offsets = entry["shape"], entry["data_offsets"]
-    if not _sizes(shape) or len(shape) > limits.MAX_AXES or not _sizes(offsets) or len(offsets) != 2:
-        raise error(f"{where}: tensor {name!r} has an impossible shape {str(shape)[:80]} or offsets.")
-    size = math.prod(shape) * np.dtype(dtype).itemsize  # Python's integers do not wrap
-    if 0 in shape and max(shape) > limits.MAX_ADAPTER_BYTES:
-        raise error(f"{where}: tensor {name!r} has an impossible shape {shape}.")
+        got = str(row["dtype"])[:40]
+        raise error(f"{where}: tensor {name!r} has dtype {got!r}; expected one of {', '.join(_DTYPES)}.")
+    shape, offsets = row["shape"], row["data_offsets"]
+    if not _sizes(shape) or len(shape) > limits.MAX_AXES or max(shape, default=0) > limits.MAX_AXIS_LENGTH:
+        raise error(
+            f"{where}: tensor {name!r} has an impossible shape {str(shape)[:80]}; "
+            f"expected up to {limits.MAX_AXES} whole numbers up to {limits.MAX_AXIS_LENGTH:,}."
+        )
+    if not _sizes(offsets) or len(offsets) != 2:
+        raise error(f"{where}: tensor {name!r} has impossible data_offsets {str(offsets)[:80]}.")
+    size = math.prod(shape) * dtype.itemsize  # Python's integers do not wrap
     if offsets[1] - offsets[0] != size:
-        raise error(f"{where}: tensor {name!r} of shape {shape} needs {size} bytes; offsets say {offsets}.")
-    return dtype, tuple(shape), offsets[0], offsets[1]
+        raise error(
+            f"{where}: tensor {name!r} of shape {shape} needs {size} bytes, its data_offsets say {offsets}."
+        )
+    return Entry(dtype, tuple(shape), start + offsets[0], start + offsets[1])
 
 
 def _sizes(values: Any) -> bool:
     return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
 
 
-def _check_layout(spans: list[tuple[int, int]], size: int, where: str, error: Callable[[str], EdgepeftError]) -> None:
-    """Tensors must cover the data exactly: nothing shared, hidden or left over."""
-    position = 0
-    for begin, end in sorted(spans):
-        if begin != position:
-            raise error(f"{where}: tensors overlap or leave a hole at byte {min(begin, position)} of the data.")
-        position = end
-    if position != size:
+def _check_layout(entries: Mapping[str, Entry], start: int, size: int, where: str, error: MakeError) -> None:
+    """Tensors must cover the data exactly: nothing shared, hidden, cut off or left over."""
+    position = start
+    for name, entry in sorted(entries.items(), key=lambda item: item[1][2:]):
+        if entry.begin != position:
+            fault = "overlaps another" if entry.begin < position else "leaves a hole before it"
+            raise error(f"{where}: tensor {name!r} {fault}, at byte {entry.begin}. Do not use the file.")
+        position = entry.end
+    if position > size:
+        raise error(
+            f"{where}: its tensors end at byte {position}, the file at {size}. Cut off: copy it again."
+        )
+    if position < size:
         raise error(f"{where}: {size - position} bytes follow the last tensor. Copy the file again.")
