@@ -6,6 +6,7 @@ import os
 import pickle
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -319,7 +320,6 @@ def test_a_sparse_terabyte_is_refused(absent: Path) -> None:
 
 def test_a_socket_is_refused(absent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A socket in the place of a file is told as one."""
-    socket = pytest.importorskip("socket")
     monkeypatch.chdir(absent.parent)
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(absent.name)
