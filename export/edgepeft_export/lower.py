@@ -1,18 +1,15 @@
 """Stage lower: the traced joint graph -> an ONNX model whose adapter tensors are inputs."""
 
-import warnings
-
 import onnx_ir as ir
 import torch
+from onnxscript import version_converter
 
-from edgepeft_export.composites import COMPOSITES
+from torch.onnx._internal.exporter import _core, _fx_passes
+
 from edgepeft_export.composites._fx import aten, calls
 from edgepeft_export.errors import ExportError
-from edgepeft_export.gradients import GRADIENTS
 from edgepeft_export.trace import Trace
-
-#: First opset with RMSNormalization and RotaryEmbedding.
-OPSET = 23
+from edgepeft_export.translations import OPSET, registry
 
 
 def lower(traced: Trace) -> ir.Model:
@@ -27,24 +24,13 @@ def lower(traced: Trace) -> ir.Model:
     """
     program = traced.program
     _drop_uninitialized(program.graph_module)
-    table = dict(GRADIENTS)
-    for composite in COMPOSITES:
-        table |= composite.ONNX
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch.export on its own use of pytree
-            exported = torch.onnx.export(
-                program,
-                dynamo=True,
-                optimize=False,
-                verbose=False,
-                opset_version=OPSET,
-                custom_translation_table=table,
-            )
+        _fx_passes.insert_type_promotion_nodes(program.graph_module)
+        _fx_passes.remove_assertion_nodes(program.graph_module)
+        model = _core._exported_program_to_onnx_program(program, registry=registry()).model
+        version_converter.convert_version(model, OPSET)
     except Exception as error:
         raise _explained(error, program) from error
-    assert exported is not None
-    model = exported.model
     graph = model.graph
     for name in traced.trainable:
         value = graph.initializers.pop(name)

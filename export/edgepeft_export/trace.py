@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._decomp import core_aten_decompositions
 from torch.export import Dim, ExportedProgram
 from torch.export.exported_program import _decompose_exported_program
 from torch.export.graph_signature import OutputKind
@@ -18,15 +17,7 @@ from edgepeft_export.composites import COMPOSITES
 from edgepeft_export.composites._fx import aten, calls, drop_identities, is_call, replace
 from edgepeft_export.errors import ExportError
 from edgepeft_export.losses import Loss
-
-#: Operators that keep a short ONNX translation of their own (lower.py) instead of PyTorch's decomposition.
-KEPT = (
-    aten._softmax_backward_data.default,
-    aten.embedding_dense_backward.default,
-    aten.gelu_backward.default,
-    aten.native_layer_norm_backward.default,
-    aten.silu_backward.default,
-)
+from edgepeft_export.translations import decompositions
 
 #: How dimensions are named in the bundle, and the range in which the graphs hold.
 MAX_BATCH = 1 << 16
@@ -132,12 +123,11 @@ def trace(step: StepModule, example: Mapping[str, Tensor], symbols: Mapping[str,
 
 
 def _differentiate(forward: ExportedProgram) -> ExportedProgram:
-    """The joint graph of the program's first output and its gradients, kept operators whole."""
-    table = {target: rule for target, rule in core_aten_decompositions().items() if target not in KEPT}
+    """The joint graph of the program's first output and its gradients, in operators that ONNX can express."""
     return _decompose_exported_program(
         forward,
         cia_to_decomp={},
-        python_decomp_table=table,
+        python_decomp_table=decompositions(),
         joint_loss_index=0,
         decompose_custom_triton_ops=False,
     )

@@ -1,0 +1,36 @@
+"""Which operators have an ONNX translation, and so need no decomposition: one table for trace and lower."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from torch.onnx._internal.exporter._decomp import (
+    create_onnx_friendly_decomposition_table,
+    get_onnx_implemented_overloads,
+)
+from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+from edgepeft_export.composites import COMPOSITES
+from edgepeft_export.gradients import GRADIENTS
+
+#: First opset with RMSNormalization and RotaryEmbedding.
+OPSET = 23
+
+
+@cache
+def registry() -> ONNXRegistry:
+    """PyTorch's own translations, and ours for gradients and composites."""
+    result = ONNXRegistry().from_torchlib(opset_version=OPSET)
+    ours = dict(GRADIENTS)
+    for composite in COMPOSITES:
+        ours |= composite.ONNX
+    for target, function in ours.items():
+        result.register_op(target, function, is_complex=False)
+    return result
+
+
+@cache
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """PyTorch's decompositions of everything that has no translation."""
+    translated = set(get_onnx_implemented_overloads(registry()))
+    return create_onnx_friendly_decomposition_table(translated)
