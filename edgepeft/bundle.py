@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
@@ -29,7 +30,7 @@ class Bundle:
     def __init__(self, path: Path, manifest: Manifest, files: Mapping[str, memoryview]) -> None:
         self.path = path
         self.manifest = manifest
-        self.weights = _weights(files[names.BASE], f"{path}/{names.BASE}")
+        self.weights = _weights(files[names.BASE], manifest, f"{path}/{names.BASE}")
         self._initial = _initial_adapter(path, manifest, files)
         # Everything else is small, and kept as what its readers want; the buffers behind `files` can go.
         kept = files.keys() - set(names.REQUIRED_FILES)
@@ -91,15 +92,16 @@ def _check_listing(reader: FolderReader, manifest: Manifest) -> None:
     found = {names.MANIFEST}
     waiting = [""]
     while waiting:
-        for path, is_folder in reader.entries(waiting.pop()):
-            if is_folder and path in folders:
-                waiting.append(path)
-            elif path in expected:
-                found.add(path)
-            else:
-                raise BundleError(
-                    f"{reader.path}: {path!r} is not in the manifest. Remove it, or copy the bundle again."
-                )
+        with closing(reader.entries(waiting.pop())) as entries:
+            for path, is_folder in entries:
+                if is_folder and path in folders:
+                    waiting.append(path)
+                elif path in expected:
+                    found.add(path)
+                else:
+                    raise BundleError(
+                        f"{reader.path}: {path!r} is not in the manifest. Remove it, or copy the bundle again."
+                    )
     missing = sorted(expected - found)
     if missing:
         raise BundleError(f"{reader.path}: {missing[0]} is missing. Copy the whole bundle again.")
@@ -123,12 +125,18 @@ def _verified_files(reader: FolderReader, manifest: Manifest) -> dict[str, memor
     return files
 
 
-def _weights(content: memoryview, where: str) -> Mapping[str, Array]:
+def _weights(content: memoryview, manifest: Manifest, where: str) -> Mapping[str, Array]:
     weights, _ = tensors.parse(content, where, BundleError)
     for name, array in weights.items():
         if not array.flags.aligned:
             raise BundleError(
-                f"{where}: tensor {name!r} is not aligned, it cannot be used without a copy. Export again."
+                f"{where}: tensor {name!r} is not aligned and cannot be used in place. Export the bundle again."
+            )
+    for graph, info in manifest.graphs.items():
+        missing = next((name for name in info.weights if name not in weights), None)
+        if missing is not None:
+            raise BundleError(
+                f"{where}: lacks {missing!r}, which graph {graph!r} reads. Export the bundle again."
             )
     return MappingProxyType(weights)
 

@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -110,7 +110,7 @@ class FolderReader:
         ):
             return _content(descriptor, where, max_bytes, self._error)
 
-    def entries(self, inside: str = "") -> Iterator[tuple[str, bool]]:
+    def entries(self, inside: str = "") -> Generator[tuple[str, bool], None, None]:
         """Paths of what a folder inside this one holds, each with whether it is a folder, in no order.
 
         Raises:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +84,12 @@ def write_bundle(folder: Path, base: bytes | None = None) -> schema.Manifest:
     sha256 = {path: hashlib.sha256(content).hexdigest() for path, content in contents.items()}
     base_id = schema.base_id(sha256[names.BASE], sha256[names.graph_file(names.INFER)])
     sound_adapter(base_id).save(folder / names.INITIAL_ADAPTER)
-    manifest = make_manifest(folder, base_id)
+    manifest = make_manifest(folder, base_id, [] if base else list(base_weights()))
     (folder / names.MANIFEST).write_bytes(schema.encode(manifest))
     return manifest
 
 
-def make_manifest(folder: Path, base_id: str) -> schema.Manifest:
+def make_manifest(folder: Path, base_id: str, weights: Sequence[str] = ()) -> schema.Manifest:
     """The manifest of what a folder holds."""
     rows = [
         schema.AdapterTensor(name=name, dtype="float32", shape=list(value.shape))
@@ -109,7 +109,9 @@ def make_manifest(folder: Path, base_id: str) -> schema.Manifest:
         base_id=base_id,
         adapter=schema.AdapterInfo(peft_type="LORA", tensors=rows),
         graphs={
-            name: schema.GraphInfo(file=names.graph_file(name), inputs=inputs, outputs=outputs)
+            name: schema.GraphInfo(
+                file=names.graph_file(name), inputs=inputs, outputs=outputs, weights=list(weights)
+            )
             for name in (names.INFER, names.TRAIN)
         },
         text=schema.TextInfo(bos_token_id=None, eos_token_ids=[2], pad_token_id=0, max_length=16),

@@ -1,0 +1,172 @@
+"""The manifest: what comes back, what contradicts itself. What a forger may try is in tests/attacks."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from foreign_files import LORA_A, LORA_B, write_bundle
+
+from edgepeft import manifest as schema
+from edgepeft import names
+from edgepeft.errors import BundleError
+from edgepeft.manifest import Manifest
+
+OTHER_SHA256 = "0" * 64
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Manifest:
+    """The manifest of a sound bundle."""
+    return write_bundle(tmp_path / "bundle")
+
+
+def test_a_manifest_comes_back(manifest: Manifest) -> None:
+    """Every field survives, and the same manifest gives the same bytes."""
+    content = schema.encode(manifest)
+    assert schema.decode(content) == manifest
+    assert schema.encode(schema.decode(content)) == content
+    assert json.loads(content)["adapter"]["tensors"][0]["name"] == LORA_A
+
+
+def test_a_manifest_is_read_only(manifest: Manifest) -> None:
+    """What was verified stays what was verified."""
+    with pytest.raises(AttributeError, match="immutable"):
+        manifest.task = "generic"  # type: ignore[misc]
+
+
+def test_adapter_tensors_are_told_from_data(manifest: Manifest) -> None:
+    """The order is that of every graph; what is left of a graph's inputs is data."""
+    assert manifest.adapter_names == (LORA_A, LORA_B)
+    assert [port.name for port in manifest.data_inputs(names.INFER)] == ["input_ids"]
+
+
+def test_files_are_described_alike_in_memory_and_on_disk(tmp_path: Path) -> None:
+    """The exporter hashes files, the device buffers; the empty file's hash is well known."""
+    (tmp_path / "file").write_bytes(b"content")
+    assert schema.file_entry(tmp_path / "file") == schema.file_entry(memoryview(b"content"))
+    empty = schema.file_entry(b"")
+    assert (empty.size, empty.sha256[:16]) == (0, "e3b0c44298fc1c14")
+
+
+def test_the_base_id_is_that_of_weights_and_graph() -> None:
+    """It is a formula that other programs can follow, so it is pinned; it depends on both."""
+    assert (
+        schema.base_id("a" * 64, "b" * 64)
+        == "913f9338fb6c17253f3a14816fc08d52522454bfc19a8c99538a197cfb23fb41"
+    )
+    assert len({schema.base_id(one, two) for one in ("a", "b") for two in ("a", "b")}) == 4
+
+
+Change = Callable[[dict[str, Any]], object]
+
+
+def _replace(path: str, value: object) -> Change:
+    """A change of one field, by its path."""
+
+    def change(content: dict[str, Any]) -> None:
+        *parents, last = path.split("/")
+        place: Any = content
+        for parent in parents:
+            place = place[int(parent) if isinstance(place, list) else parent]
+        place[int(last) if isinstance(place, list) else last] = value
+
+    return change
+
+
+WRONG: dict[str, tuple[Change, str]] = {
+    # versions
+    "no version": (
+        lambda content: content.pop("schema_version"),
+        "expected a whole number as schema_version",
+    ),
+    "version text": (_replace("schema_version", "1"), "expected a whole number as schema_version, got '1'"),
+    "version true": (
+        _replace("schema_version", True),
+        "expected a whole number as schema_version, got 'True'",
+    ),
+    "newer": (_replace("schema_version", 2), "schema version 2; this edgepeft reads 1. Update edgepeft"),
+    "older": (_replace("schema_version", 0), "schema version 0; .* Export the bundle again"),
+    # fields
+    "unknown field": (_replace("extra", 1), "contains unknown field `extra`"),
+    "unknown field inside": (_replace("model/extra", 1), r"contains unknown field `extra` - at `\$.model`"),
+    "field missing": (lambda content: content.pop("labels"), "missing required field `labels`"),
+    "wrong type": (
+        _replace("model/parameters", "75"),
+        r"Expected `int`, got `str` - at `\$.model.parameters`",
+    ),
+    "true is no number": (_replace("training/batch_size", True), "Expected `int | float`, got `bool`"),
+    "negative": (_replace("model/parameters", -1), "Expected `int` >= 0"),
+    "unknown task": (_replace("task", "segmentation"), "Invalid enum value 'segmentation'"),
+    "unknown dtype": (_replace("adapter/tensors/0/dtype", "float16"), "Invalid enum value 'float16'"),
+    "shape of 0": (_replace("adapter/tensors/0/shape", [0]), "Expected `int` >= 1"),
+    "no tensors": (_replace("adapter/tensors", []), "Expected `array` of length >= 1"),
+    "hash in capitals": (_replace("base_id", "A" * 64), "matching regex"),
+    "hash with a newline": (_replace("base_id", "a" * 64 + "\n"), "matching regex"),
+    "hash too short": (_replace("base_id", "a" * 63), "matching regex"),
+    "a petabyte": (
+        lambda content: content["files"][names.BASE].update(size=1 << 50),
+        "Expected `int` <= 68719476736",
+    ),
+    "name of 513 letters": (_replace("adapter/tensors/0/name", "a" * 513), "length <= 512"),
+    # contradictions
+    "no infer graph": (lambda content: content["graphs"].pop("infer"), "has no graph 'infer'"),
+    "graph in no file": (
+        _replace("graphs/train/file", "graphs/x.onnx"),
+        "'graphs/x.onnx', which is not a listed file",
+    ),
+    "base not listed": (lambda content: content["files"].pop(names.BASE), f"does not list {names.BASE}"),
+    "adapter not listed": (
+        lambda content: content["files"].pop("adapters/initial/adapter_config.json"),
+        "does not list adapters/initial/adapter_config.json",
+    ),
+    "lists itself": (
+        lambda content: content["files"].update({names.MANIFEST: {"size": 1, "sha256": OTHER_SHA256}}),
+        "lists itself",
+    ),
+    "tensor twice": (
+        lambda content: content["adapter"]["tensors"].append(content["adapter"]["tensors"][0]),
+        f"two adapter tensors are named '{LORA_A}'",
+    ),
+    "input twice": (
+        lambda content: content["graphs"]["infer"]["inputs"].append(content["graphs"]["infer"]["inputs"][0]),
+        "graph 'infer' has two inputs or outputs named 'input_ids'",
+    ),
+    "output twice": (
+        lambda content: content["graphs"]["train"]["outputs"].append(
+            content["graphs"]["train"]["outputs"][0]
+        ),
+        "graph 'train' has two inputs or outputs named 'logits'",
+    ),
+    "tensor that no graph takes": (
+        _replace("adapter/tensors/0/name", "other"),
+        r"graph 'infer' should take the adapter tensor 'other' as float32 \[2, 8\], but has no such input",
+    ),
+    "tensor named like a data input": (
+        _replace("adapter/tensors/0/name", "input_ids"),
+        "should take the adapter tensor 'input_ids' as float32 .*, but has int64",
+    ),
+    "tensor of another shape than the input": (
+        _replace("graphs/train/inputs/1/shape", [8, 2]),
+        r"graph 'train' should take .* as float32 \[2, 8\], but has float32 \[8, 2\]",
+    ),
+    "another base id": (_replace("base_id", OTHER_SHA256), "its base_id is not that of its files"),
+}
+
+
+@pytest.mark.parametrize(("change", "words"), WRONG.values(), ids=WRONG)
+def test_a_wrong_manifest_is_refused(manifest: Manifest, change: Change, words: str) -> None:
+    """Each wrong field is refused by name, and the message starts with the manifest's place."""
+    content = json.loads(schema.encode(manifest))
+    change(content)
+    with pytest.raises(BundleError, match=f"^where: .*{words}"):
+        schema.decode(json.dumps(content).encode(), "where")
+
+
+def test_a_wrong_manifest_is_not_written(manifest: Manifest) -> None:
+    """The exporter hears of a contradiction at its desk, not the device in the field."""
+    wrong = msgspec.structs.replace(manifest, base_id=OTHER_SHA256)
+    with pytest.raises(BundleError, match="the manifest to be written: its base_id is not that of its files"):
+        schema.encode(wrong)
