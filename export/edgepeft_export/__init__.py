@@ -50,6 +50,7 @@ def export(
     assets: Mapping[str, bytes] | None = None,
     training: Mapping[str, int | float] | None = None,
     dynamic_axes: Mapping[str, Mapping[int, str]] | None = None,
+    seed: int = 0,
     check: bool = True,
     progress: Progress = lambda stage: None,
 ) -> Report | None:
@@ -69,6 +70,7 @@ def export(
         training: Defaults for `TrainingArguments`, such as {"learning_rate": 2e-4}.
         dynamic_axes: Names of the axes that vary, by input. By default axis 0 is "batch", and axis 1 of tokens,
             their masks and their labels is "length".
+        seed: Seed of the adapter's first values.
         check: Whether to compare the bundle with PyTorch afterwards.
         progress: Called with the name of each stage before it starts.
 
@@ -83,7 +85,7 @@ def export(
         raise ExportError("pack", f"{output} exists. Give another folder, or remove it first.")
     axes = dict(dynamic_axes) if dynamic_axes is not None else default_axes(example_inputs)
     progress("attach")
-    attached = attach(model, adapter)
+    attached = attach(model, adapter, seed)
     with as_traced(attached.model):
         step = StepModule(attached.model, as_loss(loss), (names.LABELS,))
         progress("trace")

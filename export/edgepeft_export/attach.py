@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from peft import PeftConfig, PeftModel, get_peft_config, get_peft_model
 from peft.utils import get_peft_model_state_dict
 from torch import nn
@@ -37,12 +38,13 @@ class Attached:
         }
 
 
-def attach(model: nn.Module, adapter: PeftConfig | Mapping[str, Any] | None) -> Attached:
+def attach(model: nn.Module, adapter: PeftConfig | Mapping[str, Any] | None, seed: int) -> Attached:
     """Attaches an adapter with HF PEFT, or takes what is trainable already.
 
     Args:
         model: Any module; its trainable parameters are the adapter if `adapter` is `None`.
         adapter: A PEFT configuration, or one as a mapping with `peft_type`.
+        seed: Seed of the adapter's first values.
 
     Raises:
         ExportError: PEFT refused the configuration, or nothing is trainable.
@@ -52,7 +54,9 @@ def attach(model: nn.Module, adapter: PeftConfig | Mapping[str, Any] | None) -> 
             raise ExportError("attach", "the model is wrapped by PEFT already; give adapter=None to take its adapter.")
         try:
             config = adapter if isinstance(adapter, PeftConfig) else get_peft_config(dict(adapter))
-            model = get_peft_model(model, config)  # type: ignore[arg-type]
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                model = get_peft_model(model, config)  # type: ignore[arg-type]
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ExportError("attach", f"PEFT refused the adapter: {error}") from error
     trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]

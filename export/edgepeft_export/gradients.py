@@ -21,6 +21,11 @@ def _number(value: float) -> Any:
     return op.Constant(value_float=value)
 
 
+def _unused() -> Any:
+    """Stands for an output that the output mask leaves out; nothing reads it, and it is dropped."""
+    return _number(0.0)
+
+
 def softmax_backward(gradient: Any, output: Any, dim: int, input_dtype: int) -> Any:
     """`aten._softmax_backward_data`."""
     total = op.ReduceSum(op.Mul(gradient, output), _ints(dim))
@@ -59,7 +64,7 @@ def layer_norm_backward(
     axes = _ints(*range(rank - len(shape), rank))
     outer = _ints(*range(rank - len(shape)))
     normal = op.Mul(op.Sub(x, mean), inverse)
-    for_x = for_weight = for_bias = None
+    for_x = for_weight = for_bias = _unused()
     if output_mask[0]:
         scaled = gradient if weight is None else op.Mul(gradient, weight)
         centred = op.Sub(scaled, op.ReduceMean(scaled, axes))
@@ -106,7 +111,7 @@ def convolution_backward(
     spatial = len(stride)
     kernel = list(weight.shape)[2:]
     pads = [*padding, *padding]
-    for_x = for_weight = for_bias = None
+    for_x = for_weight = for_bias = _unused()
     if output_mask[0]:
         full = op.ConvTranspose(
             gradient, weight, strides=list(stride), dilations=list(dilation), group=groups, pads=[0] * (2 * spatial)

@@ -16,9 +16,14 @@ IGNORED = -100
 
 
 def causal_lm(outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Next-token cross-entropy: `logits` [batch, length, vocabulary], `labels` [batch, length] int64."""
+    """Next-token cross-entropy: `logits` [batch, length, vocabulary], `labels` [batch, length] int64.
+
+    Prompt tuning puts virtual tokens, which have no labels, in front: then `logits` are longer.
+    """
+    logits, length = outputs["logits"], batch["labels"].shape[1]
+    if logits.shape[1] != length:
+        logits = logits[:, logits.shape[1] - length :]
     labels = functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED).reshape(-1)
-    logits = outputs["logits"]
     loss = functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), labels, ignore_index=IGNORED)
     return loss, (labels != IGNORED).sum().float()
 

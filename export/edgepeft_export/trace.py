@@ -19,9 +19,8 @@ from edgepeft_export.errors import ExportError
 from edgepeft_export.losses import Loss
 from edgepeft_export.translations import decompositions
 
-#: How dimensions are named in the bundle, and the range in which the graphs hold.
-MAX_BATCH = 1 << 16
-MAX_LENGTH = 1 << 20
+#: Largest size of an axis that varies, unless the model sets a limit of its own.
+MAX_SIZE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -75,13 +74,16 @@ def named_outputs(result: Any) -> dict[str, Tensor]:
     return named
 
 
-def dimensions(example: Mapping[str, Tensor], symbols: Mapping[str, Mapping[int, str]]) -> dict[str, Any]:
+def dimensions(
+    model: nn.Module, example: Mapping[str, Tensor], symbols: Mapping[str, Mapping[int, str]]
+) -> dict[str, Any]:
     """`torch.export` dimensions of each input from the names given to its axes."""
-    ranges = {"batch": MAX_BATCH}
+    positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    largest = {"length": positions} if isinstance(positions, int) and positions > 0 else {}
     dims: dict[str, Any] = {}
     for axes in symbols.values():
         for name in axes.values():
-            dims.setdefault(name, Dim(name, min=1, max=ranges.get(name, MAX_LENGTH)))
+            dims.setdefault(name, Dim(name, min=1, max=largest.get(name, MAX_SIZE)))
     return {name: {axis: dims[s] for axis, s in symbols.get(name, {}).items()} for name in example}
 
 
@@ -99,7 +101,7 @@ def trace(step: StepModule, example: Mapping[str, Tensor], symbols: Mapping[str,
             "Give an adapter config, or wrap the model with peft.get_peft_model first.",
         )
     batch = {name: value.clone() for name, value in example.items()}  # one object twice is one input
-    dynamic = (dimensions(example, symbols),)
+    dynamic = (dimensions(step.model, example, symbols),)
     try:
         with fx_config.patch(backed_size_oblivious=True):  # no guard may forbid a batch or length of 1
             forward = torch.export.export(step, (batch,), dynamic_shapes=dynamic, strict=False)
@@ -116,7 +118,11 @@ def trace(step: StepModule, example: Mapping[str, Tensor], symbols: Mapping[str,
     except ExportError:
         raise
     except Exception as error:
-        raise ExportError("trace", f"AOTAutograd refused the graph: {_first_line(error)}") from error
+        raise ExportError(
+            "trace",
+            f"AOTAutograd refused the graph: {_first_line(error)} A trainable tensor that the loss does not depend "
+            "on must be frozen (requires_grad=False).",
+        ) from error
     _drop_seed(joint.graph_module)
     names = _expose_gradients(joint)
     return Trace(joint, names, tuple(trainable))

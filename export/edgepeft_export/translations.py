@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import torch
 from torch.onnx._internal.exporter._decomp import (
     create_onnx_friendly_decomposition_table,
     get_onnx_implemented_overloads,
@@ -15,6 +16,9 @@ from edgepeft_export.gradients import GRADIENTS
 
 #: First opset with RMSNormalization and RotaryEmbedding.
 OPSET = 23
+
+#: Translated by PyTorch, but not to what the gradient needs: the total weight of a mean is given as one.
+_MISTRANSLATED = {torch.ops.aten.nll_loss_forward.default}
 
 
 @cache
@@ -32,5 +36,5 @@ def registry() -> ONNXRegistry:
 @cache
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """PyTorch's decompositions of everything that has no translation."""
-    translated = set(get_onnx_implemented_overloads(registry()))
+    translated = set(get_onnx_implemented_overloads(registry())) - _MISTRANSLATED
     return create_onnx_friendly_decomposition_table(translated)

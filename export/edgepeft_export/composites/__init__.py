@@ -10,6 +10,7 @@ To add one, write such a module and add it to `COMPOSITES`; nothing else knows t
 
 from types import ModuleType
 
-from edgepeft_export.composites import attention, linear_cross_entropy, rms_norm, rotary, silu
+from edgepeft_export.composites import attention, cross_entropy, linear_cross_entropy, rms_norm, rotary, silu
 
-COMPOSITES: tuple[ModuleType, ...] = (rms_norm, rotary, silu, attention, linear_cross_entropy)
+#: In the order in which they are tried.
+COMPOSITES: tuple[ModuleType, ...] = (rms_norm, rotary, silu, attention, linear_cross_entropy, cross_entropy)

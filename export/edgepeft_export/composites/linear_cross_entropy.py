@@ -16,6 +16,7 @@ from torch.fx import GraphModule, Node
 
 from edgepeft_export.composites import _fx
 from edgepeft_export.composites._fx import aten, is_call
+from edgepeft_export.composites.cross_entropy import plain_arguments
 
 #: Operators that act on each row alone, so that they may as well come before the head.
 _ROWWISE = (aten.view.default, aten.reshape.default, aten.slice.Tensor, aten.flatten.using_ints)
@@ -79,27 +80,22 @@ def _moved(module: GraphModule, head: Node, between: list[Node]) -> Node:
     return _fx.insert(module, aten.reshape.default, hidden, [-1, width])
 
 
-def _frozen(module: GraphModule, node: Any) -> bool:
+def _frozen(node: Any) -> bool:
     return isinstance(node, Node) and node.op == "placeholder" and not node.meta["val"].requires_grad
 
 
 def fuse(module: GraphModule) -> None:
     """Replaces `cross_entropy_loss(linear(hidden, weight), labels)` where the head's weight is frozen."""
     for node in _fx.calls(module, aten.cross_entropy_loss.default):
-        names = ("logits", "labels", "weight", "reduction", "ignore_index", "label_smoothing")
-        given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
-        plain = given.get("weight") is None and not given.get("label_smoothing")
-        found = _head(given["logits"])
-        mean = given.get("reduction", 1) == 1
-        if not plain or not mean or found is None or not _frozen(module, found[0].args[1]):
+        arguments = plain_arguments(node)
+        found = _head(arguments[0]) if arguments else None
+        if arguments is None or found is None or not _frozen(found[0].args[1]):
             continue
         head, between = found
-        if len(_fx.shape(given["labels"])) != 1:
-            continue
         with module.graph.inserting_before(node):
             hidden = _moved(module, head, between)
-            arguments = (hidden, head.args[1], given["labels"], given.get("ignore_index", -100))
-            fused = _fx.insert(module, torch.ops.edgepeft.linear_cross_entropy.default, *arguments)
+            call = torch.ops.edgepeft.linear_cross_entropy.default
+            fused = _fx.insert(module, call, hidden, head.args[1], *arguments[1:])
             loss = _fx.insert(module, operator.getitem, fused, 0)
         _fx.replace(module, node, loss)
 
