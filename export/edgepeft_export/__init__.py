@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
-from peft import PeftConfig
+from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 
 from edgepeft import manifest as schema
 from edgepeft import names
 from edgepeft.adapter import Adapter
+from edgepeft.bundle import Bundle
 from edgepeft_export import passes
 from edgepeft_export.attach import Attached, as_traced, attach
 from edgepeft_export.errors import ExportError
@@ -28,7 +29,7 @@ from edgepeft_export.pack import Contents, rename, split, write
 from edgepeft_export.trace import StepModule, Trace, trace
 from edgepeft_export.verify import Report, verify
 
-__all__ = ["ExportError", "Report", "export", "verify"]
+__all__ = ["ExportError", "Report", "export", "verify_model"]
 
 #: Axes that vary unless the caller names others: of every input the first, of tokens and their masks the second.
 _TOKENS = ("input_ids", "attention_mask", "token_type_ids", "decoder_input_ids")
@@ -113,7 +114,35 @@ def export(
         if not check:
             return None
         progress("verify")
-        return verify(output, step, attached, example_inputs, axes)
+        return verify(Bundle.open(output), step, attached, example_inputs, axes)
+
+
+def verify_model(
+    bundle: Bundle,
+    model: nn.Module,
+    example_inputs: Mapping[str, Tensor],
+    *,
+    loss: str | Callable[..., Tensor],
+    dynamic_axes: Mapping[str, Mapping[int, str]] | None = None,
+) -> Report:
+    """Compares a bundle with the model that it was exported from; the adapter is the bundle's own.
+
+    Args:
+        bundle: The bundle.
+        model: The model, without an adapter if PEFT attached it.
+        example_inputs: As for `export`.
+        loss: As for `export`.
+        dynamic_axes: As for `export`.
+
+    Raises:
+        ExportError: The bundle differs from PyTorch; the message holds the table.
+    """
+    config = bundle.initial_adapter().config
+    attached = attach(model, config if config.get("peft_type") and not isinstance(model, PeftModel) else None, 0)
+    axes = dict(dynamic_axes) if dynamic_axes is not None else default_axes(example_inputs)
+    with as_traced(attached.model):
+        step = StepModule(attached.model, as_loss(loss), (names.LABELS,))
+        return verify(bundle, step, attached, example_inputs, axes)
 
 
 def default_axes(example: Mapping[str, Tensor]) -> dict[str, dict[int, str]]:

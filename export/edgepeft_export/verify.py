@@ -1,6 +1,5 @@
 """Stage verify: the bundle, run by the device's own engine, against PyTorch."""
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,7 +77,7 @@ def relative_error(got: Array, expected: Array) -> float:
 
 
 def verify(
-    path: str | os.PathLike[str],
+    bundle: Bundle,
     step: StepModule,
     attached: Attached,
     example: Mapping[str, Tensor],
@@ -89,7 +88,6 @@ def verify(
     Raises:
         ExportError: Something differs by more than its limit; the message holds the table.
     """
-    bundle = Bundle.open(path)
     engine = StockEngine(bundle, torch.get_num_threads())
     parameters = {attached.names[n]: p for n, p in attached.model.named_parameters() if n in attached.names}
     batches = list(other_batches(example, axes))

@@ -1,0 +1,177 @@
+"""The command `edgepeft-export`."""
+
+import importlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from edgepeft.errors import EdgepeftError
+from edgepeft_export.errors import ExportError
+
+_STAGES = ("attach", "trace", "lower", "passes", "pack", "verify")
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+_NEW_FOLDER = click.Path(path_type=Path)
+_TASK = click.Choice(["causal_lm", "sequence_classification"])
+
+
+class _Group(click.Group):
+    """Shows our own errors as one line, with exit code 1; click shows wrong use with exit code 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EdgepeftError as error:
+            if ctx.params.get("debug"):
+                raise
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Group)
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(package_name="edgepeft")
+def main(debug: bool) -> None:  # noqa: FBT001, ARG001 - click passes options so; _Group reads it
+    """Exports a PyTorch model to a bundle that edgepeft adapts on a device."""
+
+
+@main.command("hf", epilog="Example: edgepeft-export hf SmolLM2-135M-Instruct bundle/ --target-modules q_proj,v_proj")
+@click.argument("folder", type=_FOLDER)
+@click.argument("output", type=_NEW_FOLDER)
+@click.option("--task", type=_TASK, default="causal_lm", show_default=True, help="What the model does.")
+@click.option("--labels", help="Names of a classifier's classes, separated by commas.")
+@click.option("--rank", default=8, show_default=True, help="LoRA's rank.")
+@click.option("--alpha", default=16, show_default=True, help="LoRA's alpha; the update is scaled by alpha / rank.")
+@click.option("--target-modules", default="q_proj,v_proj", show_default=True, help="Modules that LoRA adapts.")
+@click.option("--adapter-config", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="An adapter_config.json of HF PEFT instead, for any of its methods.")
+@click.option("--no-verify", is_flag=True, help="Do not compare the bundle with PyTorch.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def hf(folder: Path, output: Path, task: str, labels: str | None, rank: int, alpha: int, target_modules: str,
+       adapter_config: Path | None, no_verify: bool, as_json: bool) -> None:  # noqa: FBT001
+    """Exports a Hugging Face FOLDER, or one with a GGUF file, with an adapter to the bundle OUTPUT."""
+    from edgepeft_export.hf import PEFT_TASKS, load_folder  # noqa: PLC0415 - torch takes seconds, --help should not
+
+    config: Mapping[str, Any]
+    if adapter_config is not None:
+        config = _adapter_config(adapter_config)
+    else:
+        config = {
+            "peft_type": "LORA",
+            "task_type": PEFT_TASKS[task],
+            "r": rank,
+            "lora_alpha": alpha,
+            "target_modules": target_modules.split(","),
+        }
+    source = load_folder(folder, task, labels.split(",") if labels else None)
+    _export(output, as_json, {**vars(source), "adapter": config, "check": not no_verify})
+
+
+@main.command("torch", epilog="Example: edgepeft-export torch samples/net.py:make bundle/")
+@click.argument("factory")
+@click.argument("output", type=_NEW_FOLDER)
+@click.option("--no-verify", is_flag=True, help="Do not compare the bundle with PyTorch.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def torch_(factory: str, output: Path, no_verify: bool, as_json: bool) -> None:  # noqa: FBT001
+    """Exports what FACTORY gives: module:function, called without arguments.
+
+    It returns the keyword arguments of edgepeft_export.export: model, example_inputs, loss and adapter at least.
+    """
+    _export(output, as_json, {**_call_factory(factory), "check": not no_verify})
+
+
+@main.command("verify", epilog="Example: edgepeft-export verify bundle/ --hf SmolLM2-135M-Instruct")
+@click.argument("bundle", type=_FOLDER)
+@click.option("--hf", "folder", type=_FOLDER, help="The Hugging Face folder that the bundle was exported from.")
+@click.option("--torch", "factory", help="The module:function that the bundle was exported from.")
+@click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
+def verify_(bundle: Path, folder: Path | None, factory: str | None, as_json: bool) -> None:  # noqa: FBT001
+    """Compares loss, outputs, every gradient and 20 training steps of BUNDLE with PyTorch."""
+    if (folder is None) == (factory is None):
+        raise click.UsageError("give the model that the bundle was exported from: --hf FOLDER or --torch FACTORY")
+    from edgepeft.bundle import Bundle  # noqa: PLC0415
+    from edgepeft_export import verify_model  # noqa: PLC0415
+    from edgepeft_export.hf import load_folder  # noqa: PLC0415
+
+    opened = Bundle.open(bundle)
+    if folder is not None:
+        source: Mapping[str, Any] = vars(load_folder(folder, opened.manifest.task, opened.manifest.labels))
+    else:
+        source = _call_factory(str(factory))
+    report = verify_model(opened, source["model"], source["example_inputs"], loss=source["loss"],
+                          dynamic_axes=source.get("dynamic_axes"))
+    _print_report(report, as_json)
+
+
+def _adapter_config(path: Path) -> Mapping[str, Any]:
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise ExportError("attach", f"{path}: not valid JSON: {error}") from error
+    if not isinstance(config, dict) or "peft_type" not in config:
+        raise ExportError("attach", f"{path}: expected an adapter_config.json of HF PEFT, with a peft_type")
+    return config
+
+
+def _call_factory(text: str) -> Mapping[str, Any]:
+    """Imports module:function, from the working folder too, and calls it."""
+    module_name, _, function = text.rpartition(":")
+    if not module_name:
+        raise click.UsageError(f"{text!r} is no factory: expected module:function")
+    if module_name.endswith(".py"):
+        sys.path.insert(0, str(Path(module_name).parent.absolute()))
+        module_name = Path(module_name).stem
+    else:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        factory: Callable[[], Mapping[str, Any]] = getattr(importlib.import_module(module_name), function)
+    except (ImportError, AttributeError) as error:
+        raise ExportError("attach", f"cannot find {text}: {error}") from error
+    return factory()
+
+
+def _export(output: Path, as_json: bool, arguments: Mapping[str, Any]) -> None:  # noqa: FBT001
+    from edgepeft_export import export  # noqa: PLC0415
+
+    started = time.perf_counter()
+    with _progress() as stage:
+        report = export(output=output, progress=stage, **arguments)
+    seconds = time.perf_counter() - started
+    size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    if as_json:
+        rows = [] if report is None else [vars(row) for row in report.rows]
+        click.echo(json.dumps({"bundle": str(output), "bytes": size, "seconds": seconds, "verify": rows}))
+        return
+    if report is not None:
+        click.echo(report.table())
+    click.echo(f"{output}: {size / 1e6:,.1f} MB, exported in {seconds:.0f} s")
+
+
+def _print_report(report: Any, as_json: bool) -> None:  # noqa: FBT001
+    if as_json:
+        click.echo(json.dumps([vars(row) for row in report.rows]))
+    else:
+        click.echo(report.table())
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """Shows the stage and its time: a spinner on a terminal, a line a stage in a pipe."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda stage: console.print(f"{stage} ({_STAGES.index(stage) + 1}/{len(_STAGES)})", highlight=False)
+        return
+    started = time.perf_counter()
+    with console.status("starting") as status:
+
+        def show(stage: str) -> None:
+            done = time.perf_counter() - started
+            console.print(f"{done:6.1f} s  {stage}", highlight=False)
+            status.update(f"{stage} ({_STAGES.index(stage) + 1}/{len(_STAGES)})")
+
+        yield show
