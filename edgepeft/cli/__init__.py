@@ -1,0 +1,34 @@
+"""The command `edgepeft`: exit code 0 for success, 1 for a failure, 2 for wrong use."""
+
+from typing import Any
+
+import click
+
+from edgepeft.cli.commands import evaluate, generate, info, train
+from edgepeft.errors import ArgumentError, EdgepeftError
+
+
+class _Group(click.Group):
+    """Shows our own errors as one line that says what to do."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EdgepeftError as error:
+            if ctx.params["debug"]:
+                raise
+            shown = click.ClickException(str(error))
+            shown.exit_code = 2 if isinstance(error, ArgumentError) else 1
+            raise shown from error
+
+
+@click.group(cls=_Group)
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(package_name="edgepeft")
+def main(*, debug: bool) -> None:
+    """Adapts a pretrained model on the device that runs it."""
+    del debug  # _Group reads it
+
+
+for command in (info, train, evaluate, generate):
+    main.add_command(command)

@@ -1,0 +1,201 @@
+"""The commands: each reads its options, makes a few calls of the library, and prints."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from edgepeft.bundle import Bundle
+from edgepeft.limits import MiB
+from edgepeft.model import Model, load
+from edgepeft.progress import progress
+from edgepeft.training import Trainer, TrainingArguments, TrainingResult
+
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_BYTES_PER_MB = 1e6
+
+_bundle = click.argument("bundle", type=_FOLDER)
+_adapter = click.option("--adapter", type=_FOLDER, help="Adapter to use; by default the bundle's own, untrained.")
+_threads = click.option("--threads", type=int, help="Threads to compute with; by default one a physical core.")
+_json = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+
+
+def _option(name: str, text: str, kind: type = int) -> Callable[[Any], Any]:
+    """An option that sets a field of `TrainingArguments`."""
+    return click.option(f"--{name.replace('_', '-')}", name, type=kind, help=text)
+
+
+@click.command(epilog="Example: edgepeft info bundle/")
+@_bundle
+@_json
+def info(*, bundle: Path, as_json: bool) -> None:
+    """Shows what is in BUNDLE, after checking every file against its hash."""
+    opened = Bundle.open(bundle)
+    manifest = opened.manifest
+    adapter = opened.initial_adapter()
+    facts = {
+        "path": str(bundle),
+        "model": manifest.model.name,
+        "architecture": manifest.model.architecture,
+        "task": manifest.task,
+        "loss": manifest.loss,
+        "parameters": manifest.model.parameters,
+        "base_id": manifest.base_id,
+        "peft_type": manifest.adapter.peft_type,
+        "adapter_tensors": len(adapter.tensors),
+        "adapter_parameters": sum(value.size for value in adapter.tensors.values()),
+        "adapter_bytes": adapter.size,
+        "bundle_bytes": sum(file.size for file in manifest.files.values()),
+        "graphs": {name: len(opened.graph(name)) for name in manifest.graphs},
+        "engines": ["stock"],
+        "made_by": manifest.made_by,
+    }
+    if as_json:
+        click.echo(json.dumps(facts))
+        return
+    table = Table("", "", show_header=False, box=None)
+    for name, value in facts.items():
+        table.add_row(name.replace("_", " "), _shown(name, value))
+    Console().print(table)
+
+
+def _shown(name: str, value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_shown(name, item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(value)
+    if name.endswith("_bytes") or name == "graphs":
+        return f"{value / _BYTES_PER_MB:,.2f} MB"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+@click.command(epilog="Example: edgepeft train bundle/ --data facts.jsonl --output alice/ --epochs 3")
+@_bundle
+@click.option("--data", type=_FILE, required=True, help="JSON Lines to train on.")
+@click.option("--eval", "eval_data", type=_FILE, help="JSON Lines to measure the loss on.")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder for the trained adapter.")
+@_adapter
+@_option("learning_rate", "AdamW's step size.", float)
+@_option("epochs", "Passes over the data.")
+@_option("max_steps", "Updates to make, instead of epochs.")
+@_option("batch_size", "Rows that are run at once.")
+@_option("gradient_accumulation", "Batches that make one update.")
+@_option("weight_decay", "AdamW's weight decay.", float)
+@_option("max_grad_norm", "Largest norm of the gradient.", float)
+@_option("seed", "Seed of the order of rows.")
+@_option("evaluate_every", "Steps between evaluations.")
+@_option("checkpoint_every", "Steps between checkpoints.")
+@click.option("--checkpoint-dir", type=click.Path(path_type=Path), help="Folder of the checkpoint.")
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint, if there is one.")
+@_threads
+@_json
+def train(
+    *,
+    bundle: Path,
+    data: Path,
+    eval_data: Path | None,
+    output: Path,
+    adapter: Path | None,
+    checkpoint_dir: Path | None,
+    resume: bool,
+    threads: int | None,
+    as_json: bool,
+    **settings: float | None,
+) -> None:
+    """Trains an adapter of BUNDLE on your data and saves it as HF PEFT does."""
+    model = load(bundle, adapter, threads=threads)
+    arguments = _arguments(model, {name: value for name, value in settings.items() if value is not None})
+    trainer = Trainer(model, arguments)
+    result = trainer.fit(
+        data,
+        eval_data,
+        callbacks=[progress(Console(stderr=True))],
+        checkpoint_dir=checkpoint_dir,
+        resume=resume,
+    )
+    result.adapter.save(output)
+    summary = _summary(result, output)
+    if as_json:
+        click.echo(json.dumps(summary | {"losses": result.losses, "arguments": dataclasses.asdict(arguments)}))
+        return
+    held_out = result.evaluation_losses
+    change = f", held-out loss {held_out[0][1]:.3f} -> {held_out[-1][1]:.3f}" if held_out else ""
+    click.echo(
+        f"{output}: {result.adapter.size / _BYTES_PER_MB:.2f} MB after {result.steps} steps of "
+        f"{summary['seconds_per_step']:.2f} s{change}, peak memory {result.peak_memory_bytes / MiB:,.0f} MiB"
+    )
+
+
+def _arguments(model: Model, given: dict[str, float]) -> TrainingArguments:
+    """What the user gave, over what the bundle recommends."""
+    defaults = dict(model.bundle.manifest.training)
+    if "max_steps" in given:
+        defaults.pop("epochs", None)
+    if "epochs" in given:
+        defaults.pop("max_steps", None)
+    return TrainingArguments(**(defaults | given))  # type: ignore[arg-type]
+
+
+def _summary(result: TrainingResult, output: Path) -> dict[str, Any]:
+    return {
+        "adapter": str(output),
+        "adapter_bytes": result.adapter.size,
+        "steps": result.steps,
+        "seconds": result.seconds,
+        "seconds_per_step": result.seconds / max(1, result.steps),
+        "samples_per_second": result.samples_per_second,
+        "tokens_per_second": result.tokens_per_second,
+        "peak_memory_bytes": result.peak_memory_bytes,
+        "evaluation_losses": result.evaluation_losses,
+        "stop_reason": result.stop_reason,
+    }
+
+
+@click.command(epilog="Example: edgepeft evaluate bundle/ --data heldout.jsonl --adapter alice/")
+@_bundle
+@click.option("--data", type=_FILE, required=True, help="JSON Lines to measure on.")
+@_adapter
+@click.option("--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Rows run at once.")
+@_threads
+@_json
+def evaluate(
+    *, bundle: Path, data: Path, adapter: Path | None, batch_size: int, threads: int | None, as_json: bool
+) -> None:
+    """Measures the mean loss of BUNDLE on data, and a classifier's accuracy."""
+    result = load(bundle, adapter, threads=threads).evaluate(data, batch_size)
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        click.echo(", ".join(f"{name} {value:.4g}" for name, value in result.items()))
+
+
+@click.command(epilog="Example: edgepeft generate bundle/ --adapter alice/ --prompt 'Where is the spare key?'")
+@_bundle
+@click.option("--prompt", required=True, help="What the user says.")
+@_adapter
+@click.option("--max-new-tokens", type=int, default=64, show_default=True, help="Most tokens to add.")
+@click.option("--temperature", type=float, default=0.0, show_default=True, help="0 takes the best token always.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
+@_threads
+@_json
+def generate(
+    *,
+    bundle: Path,
+    prompt: str,
+    adapter: Path | None,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Answers a prompt with the language model of BUNDLE."""
+    model = load(bundle, adapter, threads=threads)
+    text = model.generate(prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+    click.echo(json.dumps({"prompt": prompt, "text": text}) if as_json else text)
