@@ -1,8 +1,8 @@
 """edgepeft: adapt a pretrained model on the device that runs it.
 
-    model = edgepeft.load("bundle/")
-    result = edgepeft.Trainer(model, edgepeft.TrainingArguments(epochs=3)).fit("facts.jsonl")
-    result.adapter.save("alice/")
+model = edgepeft.load("bundle/")
+result = edgepeft.Trainer(model, edgepeft.TrainingArguments(epochs=3)).fit("facts.jsonl")
+result.adapter.save("alice/")
 """
 
 import os

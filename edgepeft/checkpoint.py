@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from edgepeft import limits, names, store, tensors
 from edgepeft.engines.base import TrainState
@@ -12,6 +14,8 @@ from edgepeft.errors import CheckpointError
 from edgepeft.tensors import Array
 
 _KEY = "edgepeft.run"
+_LOSSES = "history.losses"
+_EVALUATION = "history.evaluation_losses"
 
 #: Names of an adapter tensor and of its two moments in the file, in the order of `TrainState`.
 _RENAMES: tuple[Callable[[str], str], ...] = (str, names.first_moment, names.second_moment)
@@ -25,8 +29,6 @@ class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         arguments: The training arguments.
         data: Fingerprint of the training rows.
         step: Updates done.
-        losses: Loss of each update.
-        evaluation_losses: Step and loss of each evaluation.
         seconds: Time spent in updates.
     """
 
@@ -34,24 +36,38 @@ class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     arguments: dict[str, int | float | None]
     data: str
     step: int
-    losses: list[float]
-    evaluation_losses: list[tuple[int, float]]
     seconds: float
 
 
-def save(path: Path, run: Run, state: TrainState) -> None:
+@dataclass(frozen=True)
+class History:
+    """What a run has measured.
+
+    Attributes:
+        losses: Loss of each update.
+        evaluation_losses: Step and loss of each evaluation.
+    """
+
+    losses: list[float]
+    evaluation_losses: list[tuple[int, float]]
+
+
+def save(path: Path, run: Run, history: History, state: TrainState) -> None:
     """Writes a checkpoint, durably and at once.
 
     Raises:
         StorageError: The disk refused; the checkpoint before is untouched.
     """
-    arrays: dict[str, Array] = {}
+    arrays: dict[str, Array] = {
+        _LOSSES: np.array(history.losses, dtype=np.float64),
+        _EVALUATION: np.array(history.evaluation_losses, dtype=np.float64).reshape(-1, 2),
+    }
     for rename, group in zip(_RENAMES, (state.adapter, state.exp_avg, state.exp_avg_sq), strict=True):
         arrays |= {rename(name): value for name, value in group.items()}
     store.write_file(path, tensors.serialize(arrays, {_KEY: msgspec.json.encode(run).decode()}))
 
 
-def load(path: str | os.PathLike[str], adapter_names: tuple[str, ...]) -> tuple[Run, TrainState]:
+def load(path: str | os.PathLike[str], adapter_names: tuple[str, ...]) -> tuple[Run, History, TrainState]:
     """Reads a checkpoint.
 
     Raises:
@@ -65,9 +81,11 @@ def load(path: str | os.PathLike[str], adapter_names: tuple[str, ...]) -> tuple[
     except msgspec.DecodeError as error:
         raise CheckpointError(f"{where}: is no checkpoint of edgepeft: {error}.") from error
     expected = {rename(name) for rename in _RENAMES for name in adapter_names}
-    if set(arrays) != expected:
-        raise CheckpointError(f"{where}: its tensors are not the bundle's. Resume with the bundle it was made on.")
+    if set(arrays) != expected | {_LOSSES, _EVALUATION}:
+        raise CheckpointError(
+            f"{where}: its tensors are not the bundle's. Resume with the bundle it was made on."
+        )
     groups = [{name: arrays[rename(name)] for name in adapter_names} for rename in _RENAMES]
-    return run, TrainState(groups[0], groups[1], groups[2], run.step)
-
-
+    evaluations = [(int(step), float(loss)) for step, loss in arrays[_EVALUATION]]
+    history = History(arrays[_LOSSES].tolist(), evaluations)
+    return run, history, TrainState(groups[0], groups[1], groups[2], run.step)

@@ -96,10 +96,14 @@ def _array(where: str, value: Any, port: Port) -> Array:
     except (TypeError, ValueError) as error:
         raise DataError(f"{where}: {port.name!r} is no {port.dtype} array: {error}.") from error
     if array.ndim != len(port.shape) - 1:
-        raise DataError(f"{where}: {port.name!r} has shape {list(array.shape)}, expected {port.shape[1:]} a row.")
+        raise DataError(
+            f"{where}: {port.name!r} has shape {list(array.shape)}, expected {port.shape[1:]} a row."
+        )
     for want, got in zip(port.shape[1:], array.shape, strict=True):
         if isinstance(want, int) and want != got:
-            raise DataError(f"{where}: {port.name!r} has shape {list(array.shape)}, expected {port.shape[1:]}.")
+            raise DataError(
+                f"{where}: {port.name!r} has shape {list(array.shape)}, expected {port.shape[1:]}."
+            )
     return array
 
 
@@ -121,10 +125,13 @@ def _completion(where: str, record: Mapping[str, Any], manifest: Manifest, text:
 def _messages(where: str, record: Mapping[str, Any], manifest: Manifest, text: Text) -> Row:
     messages = record["messages"]
     good = isinstance(messages, list) and all(
-        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in messages
+        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
+        for m in messages
     )
     if not good or len(messages) < 2 or messages[-1]["role"] != "assistant":
-        raise DataError(f'{where}: "messages" must be {{"role", "content"}} texts that end with the assistant\'s.')
+        raise DataError(
+            f'{where}: "messages" must be {{"role", "content"}} texts that end with the assistant\'s.'
+        )
     prompt = text.encode(text.prompt(messages[:-1]))
     return _counted(where, prompt, text.encode(messages[-1]["content"]), manifest, text)
 
@@ -135,7 +142,9 @@ def _counted(where: str, prompt: list[int], completion: list[int], manifest: Man
         raise DataError(f"{where}: is for a language model; this bundle's task is {manifest.task}.")
     ids = prompt + completion + text.info.eos_token_ids[:1]
     if len(ids) > text.info.max_length:
-        raise DataError(f"{where}: is {len(ids)} tokens long; the model takes {text.info.max_length}. Split it.")
+        raise DataError(
+            f"{where}: is {len(ids)} tokens long; the model takes {text.info.max_length}. Split it."
+        )
     labels = [IGNORED] * len(prompt) + ids[len(prompt) :]
     return {
         "input_ids": np.array(ids, dtype=np.int64),
@@ -149,7 +158,9 @@ def _labelled(where: str, record: Mapping[str, Any], manifest: Manifest, text: T
         raise DataError(f"{where}: is for a classifier; this bundle's task is {manifest.task}.")
     ids = text.encode_sequence(_string(where, record, "text"))
     if len(ids) > text.info.max_length:
-        raise DataError(f"{where}: is {len(ids)} tokens long; the model takes {text.info.max_length}. Split it.")
+        raise DataError(
+            f"{where}: is {len(ids)} tokens long; the model takes {text.info.max_length}. Split it."
+        )
     values = {
         "input_ids": np.array(ids, dtype=np.int64),
         "attention_mask": np.ones(len(ids), dtype=np.int64),
@@ -163,9 +174,11 @@ def _class_index(where: str, label: Any, manifest: Manifest) -> int:
     classes = manifest.labels or []
     if isinstance(label, str) and label in classes:
         return classes.index(label)
-    if type(label) is int and 0 <= label and (not classes or label < len(classes)):
+    if type(label) is int and label >= 0 and (not classes or label < len(classes)):
         return label
-    raise DataError(f"{where}: label {label!r} is unknown; the model knows {', '.join(classes) or 'numbers from 0'}.")
+    raise DataError(
+        f"{where}: label {label!r} is unknown; the model knows {', '.join(classes) or 'numbers from 0'}."
+    )
 
 
 _ENCODERS = {

@@ -92,7 +92,11 @@ class Model:
             weights.append(float(outputs[names.WEIGHT]))
             if self.bundle.manifest.task == "sequence_classification":
                 right += int((outputs["logits"].argmax(-1) == batch[names.LABELS]).sum())
-        result = {"loss": float(np.average(losses, weights=weights)), "counted": sum(weights), "rows": float(len(rows))}
+        result = {
+            "loss": float(np.average(losses, weights=weights)),
+            "counted": sum(weights),
+            "rows": float(len(rows)),
+        }
         if self.bundle.manifest.task == "sequence_classification":
             result["accuracy"] = right / len(rows)
         return result
@@ -133,7 +137,9 @@ class Model:
         ids = text.encode(text.prompt(prompt))
         room = text.info.max_length - len(ids)
         if not ids or room < 1:
-            raise DataError(f"the prompt is {len(ids)} tokens long; expected 1 to {text.info.max_length - 1}.")
+            raise DataError(
+                f"the prompt is {len(ids)} tokens long; expected 1 to {text.info.max_length - 1}."
+            )
         added: list[int] = []
         for _ in range(min(max_new_tokens, room)):
             tokens = np.array([ids + added], dtype=np.int64)

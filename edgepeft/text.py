@@ -1,6 +1,6 @@
 """Text in and out of a language model: the bundle's tokenizer and chat template, without transformers."""
 
-import datetime
+import datetime as dt
 import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -24,7 +24,9 @@ class Text:
 
     def __init__(self, bundle: Bundle) -> None:
         if bundle.manifest.text is None:
-            raise BundleError(f"{bundle.path}: was exported without a tokenizer. Give arrays instead of text.")
+            raise BundleError(
+                f"{bundle.path}: was exported without a tokenizer. Give arrays instead of text."
+            )
         self.info = bundle.manifest.text
         self._tokenizer = _tokenizer(bytes(bundle.asset(names.TOKENIZER)).decode())
         self._template = None
@@ -72,7 +74,9 @@ def _tokenizer(content: str) -> "Tokenizer":
     try:
         from tokenizers import Tokenizer  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise EdgepeftError("text needs the tokenizers package. Install it: pip install 'edgepeft[text]'.") from error
+        raise EdgepeftError(
+            "text needs the tokenizers package. Install it: pip install 'edgepeft[text]'."
+        ) from error
     try:
         return Tokenizer.from_str(content)
     except Exception as error:  # tokenizers raises Exception itself
@@ -89,7 +93,9 @@ def render(template: str, messages: Sequence[Message], **values: Any) -> str:
         from jinja2 import TemplateError  # noqa: PLC0415 - an extra
         from jinja2.sandbox import ImmutableSandboxedEnvironment  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise EdgepeftError("chat needs the jinja2 package. Install it: pip install 'edgepeft[text]'.") from error
+        raise EdgepeftError(
+            "chat needs the jinja2 package. Install it: pip install 'edgepeft[text]'."
+        ) from error
 
     def refuse(message: str) -> NoReturn:
         raise TemplateError(message)
@@ -99,7 +105,7 @@ def render(template: str, messages: Sequence[Message], **values: Any) -> str:
     )
     environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
     environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().astimezone().strftime(form)
+    environment.globals["strftime_now"] = lambda form: dt.datetime.now().astimezone().strftime(form)
     try:
         return environment.from_string(template).render(messages=list(messages), **values)
     except (TemplateError, TypeError, ValueError, KeyError) as error:

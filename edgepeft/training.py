@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import msgspec
 import numpy as np
 
 from edgepeft import checkpoint, memory, names
@@ -71,7 +72,9 @@ class TrainingArguments:
             above = value > lowest if open_end else value >= lowest
             if not (above and value <= highest):
                 relation = "more than" if open_end else "at least"
-                raise ArgumentError(f"{name} is {value}; expected {relation} {lowest:g} and at most {highest:g}.")
+                raise ArgumentError(
+                    f"{name} is {value}; expected {relation} {lowest:g} and at most {highest:g}."
+                )
 
     def settings(self) -> StepSettings:
         """The hyperparameters of an update."""
@@ -208,8 +211,10 @@ class Trainer:
         manifest = self.model.bundle.manifest
         rows = read_rows(train_data, manifest, self.model.text)
         held_out = None if eval_data is None else read_rows(eval_data, manifest, self.model.text)
-        run, state = self._start(rows, checkpoint_dir, resume=resume)
-        loop = _Loop(self.model, self.arguments, rows, held_out, callbacks, checkpoint_dir, run, state)
+        run, history, state = self._start(rows, checkpoint_dir, resume=resume)
+        loop = _Loop(
+            self.model, self.arguments, rows, held_out, callbacks, checkpoint_dir, run, history, state
+        )
         result = loop.run_to_end()
         self.model.use(result.adapter)
         for callback in callbacks:
@@ -218,22 +223,22 @@ class Trainer:
 
     def _start(
         self, rows: Sequence[Row], checkpoint_dir: str | os.PathLike[str] | None, *, resume: bool
-    ) -> tuple[checkpoint.Run, TrainState]:
+    ) -> tuple[checkpoint.Run, checkpoint.History, TrainState]:
         """The run's beginning: from the model's adapter, or where the checkpoint left it."""
         manifest = self.model.bundle.manifest
         arguments = {
             name: None if value == math.inf else value  # JSON has no infinity
             for name, value in dataclasses.asdict(self.arguments).items()
         }
-        fresh = checkpoint.Run(manifest.base_id, arguments, fingerprint(rows), 0, [], [], 0.0)
+        fresh = checkpoint.Run(manifest.base_id, arguments, fingerprint(rows), 0, 0.0)
         path = None if checkpoint_dir is None else Path(checkpoint_dir) / CHECKPOINT
         if resume and path is not None and path.exists():
-            run, state = checkpoint.load(path, manifest.adapter_names)
+            run, history, state = checkpoint.load(path, manifest.adapter_names)
             _check_same(run, fresh, path)
-            return run, state
+            return run, history, state
         tensors = self.model.adapter.tensors
         zeros = {name: np.zeros_like(value) for name, value in tensors.items()}
-        return fresh, TrainState(tensors, zeros, zeros, step=0)
+        return fresh, checkpoint.History([], []), TrainState(tensors, zeros, zeros, step=0)
 
 
 def _check_same(run: checkpoint.Run, fresh: checkpoint.Run, path: Path) -> None:
@@ -241,7 +246,9 @@ def _check_same(run: checkpoint.Run, fresh: checkpoint.Run, path: Path) -> None:
     if run.base_id != fresh.base_id:
         raise CheckpointError(f"{path}: was made on another bundle. Resume with that one.")
     if run.data != fresh.data:
-        raise CheckpointError(f"{path}: was made with other training data. Resume with that data, or start afresh.")
+        raise CheckpointError(
+            f"{path}: was made with other training data. Resume with that data, or start afresh."
+        )
     for name, value in fresh.arguments.items():
         if run.arguments.get(name) != value:
             raise CheckpointError(
@@ -262,6 +269,7 @@ class _Loop:
         callbacks: Sequence[Callback],
         checkpoint_dir: str | os.PathLike[str] | None,
         run: checkpoint.Run,
+        history: checkpoint.History,
         state: TrainState,
     ) -> None:
         self._model = model
@@ -272,8 +280,8 @@ class _Loop:
         self._path = None if checkpoint_dir is None else Path(checkpoint_dir) / CHECKPOINT
         self._run = run
         self._stepper = model.engine.stepper(state)
-        self._losses = list(run.losses)
-        self._evaluation_losses = list(run.evaluation_losses)
+        self._losses = list(history.losses)
+        self._evaluation_losses = list(history.evaluation_losses)
         self._seconds = run.seconds
         self._samples = 0
         self._tokens = 0
@@ -331,16 +339,9 @@ class _Loop:
     def _save(self, step: int) -> None:
         if self._path is None:
             return
-        run = checkpoint.Run(
-            self._run.base_id,
-            self._run.arguments,
-            self._run.data,
-            step,
-            self._losses,
-            self._evaluation_losses,
-            self._seconds,
-        )
-        checkpoint.save(self._path, run, self._stepper.state())
+        run = msgspec.structs.replace(self._run, step=step, seconds=self._seconds)
+        history = checkpoint.History(self._losses, self._evaluation_losses)
+        checkpoint.save(self._path, run, history, self._stepper.state())
 
 
 def _due(step: int, every: int | None, total: int) -> bool:

@@ -8,6 +8,12 @@ from edgepeft.cli.commands import evaluate, generate, info, train
 from edgepeft.errors import ArgumentError, EdgepeftError
 
 
+class _WrongUse(click.ClickException):
+    """A setting that is out of range: wrong use, like an option that is unknown."""
+
+    exit_code = 2
+
+
 class _Group(click.Group):
     """Shows our own errors as one line that says what to do."""
 
@@ -17,9 +23,8 @@ class _Group(click.Group):
         except EdgepeftError as error:
             if ctx.params["debug"]:
                 raise
-            shown = click.ClickException(str(error))
-            shown.exit_code = 2 if isinstance(error, ArgumentError) else 1
-            raise shown from error
+            wrong_use = isinstance(error, ArgumentError)
+            raise (_WrongUse if wrong_use else click.ClickException)(str(error)) from error
 
 
 @click.group(cls=_Group)

@@ -21,8 +21,12 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _BYTES_PER_MB = 1e6
 
 _bundle = click.argument("bundle", type=_FOLDER)
-_adapter = click.option("--adapter", type=_FOLDER, help="Adapter to use; by default the bundle's own, untrained.")
-_threads = click.option("--threads", type=int, help="Threads to compute with; by default one a physical core.")
+_adapter = click.option(
+    "--adapter", type=_FOLDER, help="Adapter to use; by default the bundle's own, untrained."
+)
+_threads = click.option(
+    "--threads", type=int, help="Threads to compute with; by default one a physical core."
+)
 _json = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 
 
@@ -79,7 +83,9 @@ def _shown(name: str, value: Any) -> str:
 @_bundle
 @click.option("--data", type=_FILE, required=True, help="JSON Lines to train on.")
 @click.option("--eval", "eval_data", type=_FILE, help="JSON Lines to measure the loss on.")
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder for the trained adapter.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), required=True, help="Folder for the trained adapter."
+)
 @_adapter
 @_option("learning_rate", "AdamW's step size.", float)
 @_option("epochs", "Passes over the data.")
@@ -122,7 +128,9 @@ def train(
     result.adapter.save(output)
     summary = _summary(result, output)
     if as_json:
-        click.echo(json.dumps(summary | {"losses": result.losses, "arguments": dataclasses.asdict(arguments)}))
+        click.echo(
+            json.dumps(summary | {"losses": result.losses, "arguments": dataclasses.asdict(arguments)})
+        )
         return
     held_out = result.evaluation_losses
     change = f", held-out loss {held_out[0][1]:.3f} -> {held_out[-1][1]:.3f}" if held_out else ""
@@ -161,7 +169,9 @@ def _summary(result: TrainingResult, output: Path) -> dict[str, Any]:
 @_bundle
 @click.option("--data", type=_FILE, required=True, help="JSON Lines to measure on.")
 @_adapter
-@click.option("--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Rows run at once.")
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Rows run at once."
+)
 @_threads
 @_json
 def evaluate(
@@ -175,12 +185,16 @@ def evaluate(
         click.echo(", ".join(f"{name} {value:.4g}" for name, value in result.items()))
 
 
-@click.command(epilog="Example: edgepeft generate bundle/ --adapter alice/ --prompt 'Where is the spare key?'")
+@click.command(
+    epilog="Example: edgepeft generate bundle/ --adapter alice/ --prompt 'Where is the spare key?'"
+)
 @_bundle
 @click.option("--prompt", required=True, help="What the user says.")
 @_adapter
 @click.option("--max-new-tokens", type=int, default=64, show_default=True, help="Most tokens to add.")
-@click.option("--temperature", type=float, default=0.0, show_default=True, help="0 takes the best token always.")
+@click.option(
+    "--temperature", type=float, default=0.0, show_default=True, help="0 takes the best token always."
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
 @_threads
 @_json

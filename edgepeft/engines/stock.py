@@ -42,7 +42,10 @@ class StockEngine:
         Raises:
             EngineError: An input is missing, or of the wrong type or shape.
         """
-        feeds = {port.name: self._data(graph, port.name, batch) for port in self._bundle.manifest.data_inputs(graph)}
+        feeds = {
+            port.name: self._data(graph, port.name, batch)
+            for port in self._bundle.manifest.data_inputs(graph)
+        }
         outputs = self.call(graph, feeds | dict(adapter))
         return {name: value.numpy() for name, value in outputs.items()}
 
@@ -69,10 +72,13 @@ class StockEngine:
     def _data(self, graph: str, name: str, batch: Batch) -> ort.OrtValue:
         port = next(port for port in self._bundle.manifest.graphs[graph].inputs if port.name == name)
         if name not in batch:
-            raise EngineError(f"graph {graph!r} needs the input {name!r} {port.shape} {port.dtype}; got {sorted(batch)}.")
+            raise EngineError(
+                f"graph {graph!r} needs the input {name!r} {port.shape} {port.dtype}; got {sorted(batch)}."
+            )
         array = np.ascontiguousarray(batch[name], dtype=port.dtype)
         fits = array.ndim == len(port.shape) and all(
-            not isinstance(want, int) or want == got for want, got in zip(port.shape, array.shape, strict=True)
+            not isinstance(want, int) or want == got
+            for want, got in zip(port.shape, array.shape, strict=True)
         )
         if not fits:
             raise EngineError(f"input {name!r}: expected shape {port.shape}, got {list(array.shape)}.")
@@ -133,8 +139,14 @@ class StockStepper:
         gradients, losses, weights = self._mean_gradients(batches, adapter)
         loss = float(np.average(losses, weights=weights)) if sum(weights) else math.nan
         scalars: dict[str, Array] = {names.STEP: np.array(self._step + 1, dtype=np.int64)}
-        scalars |= {name: np.array(getattr(settings, name), dtype=np.float64) for name in names.ADAMW_SETTINGS}
-        feeds = self._values | gradients | {name: ort.OrtValue.ortvalue_from_numpy(a) for name, a in scalars.items()}
+        scalars |= {
+            name: np.array(getattr(settings, name), dtype=np.float64) for name in names.ADAMW_SETTINGS
+        }
+        feeds = (
+            self._values
+            | gradients
+            | {name: ort.OrtValue.ortvalue_from_numpy(a) for name, a in scalars.items()}
+        )
         updated = self._engine.call(names.UPDATE_ADAMW, feeds)
         norm = float(updated[names.GRADIENT_NORM].numpy())
         if not (math.isfinite(loss) and math.isfinite(norm)):

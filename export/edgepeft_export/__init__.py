@@ -1,7 +1,7 @@
 """Exports a PyTorch model, its loss and its adapter to a bundle that edgepeft adapts on a device.
 
-    import edgepeft_export
-    edgepeft_export.export(model, batch, loss="causal_lm", adapter=LoraConfig(r=8), output="bundle/")
+import edgepeft_export
+edgepeft_export.export(model, batch, loss="causal_lm", adapter=LoraConfig(r=8), output="bundle/")
 """
 
 import os
@@ -23,7 +23,7 @@ from edgepeft.bundle import Bundle
 from edgepeft_export import passes
 from edgepeft_export.attach import Attached, as_traced, attach
 from edgepeft_export.errors import ExportError
-from edgepeft_export.losses import LOSSES, Loss, as_loss
+from edgepeft_export.losses import as_loss
 from edgepeft_export.lower import lower
 from edgepeft_export.pack import Contents, rename, split, write
 from edgepeft_export.trace import StepModule, Trace, trace
@@ -53,7 +53,7 @@ def export(
     dynamic_axes: Mapping[str, Mapping[int, str]] | None = None,
     seed: int = 0,
     check: bool = True,
-    progress: Progress = lambda stage: None,
+    progress: Progress | None = None,
 ) -> Report | None:
     """Writes a bundle: attach, trace, lower, passes, pack, verify.
 
@@ -82,20 +82,21 @@ def export(
         ExportError: A stage failed; the message names the stage, the operator or module, and what to do.
         StorageError: The output exists, or the disk refused.
     """
+    tell: Progress = progress or (lambda _: None)
     if Path(output).exists():
         raise ExportError("pack", f"{output} exists. Give another folder, or remove it first.")
     axes = dict(dynamic_axes) if dynamic_axes is not None else default_axes(example_inputs)
-    progress("attach")
+    tell("attach")
     attached = attach(model, adapter, seed)
     with as_traced(attached.model):
         step = StepModule(attached.model, as_loss(loss), (names.LABELS,))
-        progress("trace")
+        tell("trace")
         traced = trace(step, example_inputs, axes)
-        progress("lower")
+        tell("lower")
         joint = lower(traced)
-        progress("passes")
+        tell("passes")
         passes.run(joint)
-        progress("pack")
+        tell("pack")
         tensors = _name(joint, traced, attached, axes)
         task = _TASKS.get(loss, "generic") if isinstance(loss, str) else "generic"
         graphs = split(joint, list(tensors), outputs_in_evaluate=task != "causal_lm")
@@ -113,7 +114,7 @@ def export(
         write(Path(output), graphs, Adapter(tensors, attached.config), contents)
         if not check:
             return None
-        progress("verify")
+        tell("verify")
         return verify(Bundle.open(output), step, attached, example_inputs, axes)
 
 
@@ -138,7 +139,9 @@ def verify_model(
         ExportError: The bundle differs from PyTorch; the message holds the table.
     """
     config = bundle.initial_adapter().config
-    attached = attach(model, config if config.get("peft_type") and not isinstance(model, PeftModel) else None, 0)
+    attached = attach(
+        model, config if config.get("peft_type") and not isinstance(model, PeftModel) else None, 0
+    )
     axes = dict(dynamic_axes) if dynamic_axes is not None else default_axes(example_inputs)
     with as_traced(attached.model):
         step = StepModule(attached.model, as_loss(loss), (names.LABELS,))
@@ -179,4 +182,6 @@ def _name(
     for value, output in zip(joint.graph.outputs, traced.outputs, strict=True):
         trained = attached.names.get(output.removeprefix(prefix))
         value.name = names.gradient(trained) if output in traced.trainable and trained else output
-    return {name: tensors[name] for name in (attached.names[t.removeprefix(prefix)] for t in traced.trainable)}
+    return {
+        name: tensors[name] for name in (attached.names[t.removeprefix(prefix)] for t in traced.trainable)
+    }

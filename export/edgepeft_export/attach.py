@@ -51,12 +51,14 @@ def attach(model: nn.Module, adapter: PeftConfig | Mapping[str, Any] | None, see
     """
     if adapter is not None:
         if isinstance(model, PeftModel):
-            raise ExportError("attach", "the model is wrapped by PEFT already; give adapter=None to take its adapter.")
+            raise ExportError(
+                "attach", "the model is wrapped by PEFT already; give adapter=None to take its adapter."
+            )
         try:
             config = adapter if isinstance(adapter, PeftConfig) else get_peft_config(dict(adapter))
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
-                model = get_peft_model(model, config)  # type: ignore[arg-type]
+                model = get_peft_model(model, config)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ExportError("attach", f"PEFT refused the adapter: {error}") from error
     trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]

@@ -2,8 +2,10 @@
 
 import importlib
 import json
+import logging
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,24 +38,47 @@ class _Group(click.Group):
 @click.group(cls=_Group)
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(package_name="edgepeft")
-def main(debug: bool) -> None:  # noqa: FBT001, ARG001 - click passes options so; _Group reads it
+def main(*, debug: bool) -> None:
     """Exports a PyTorch model to a bundle that edgepeft adapts on a device."""
+    del debug  # _Group reads it
+    warnings.simplefilter("ignore")  # other libraries' on themselves
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
 
 
-@main.command("hf", epilog="Example: edgepeft-export hf SmolLM2-135M-Instruct bundle/ --target-modules q_proj,v_proj")
+@main.command(
+    "hf", epilog="Example: edgepeft-export hf SmolLM2-135M-Instruct bundle/ --target-modules q_proj,v_proj"
+)
 @click.argument("folder", type=_FOLDER)
 @click.argument("output", type=_NEW_FOLDER)
 @click.option("--task", type=_TASK, default="causal_lm", show_default=True, help="What the model does.")
 @click.option("--labels", help="Names of a classifier's classes, separated by commas.")
 @click.option("--rank", default=8, show_default=True, help="LoRA's rank.")
-@click.option("--alpha", default=16, show_default=True, help="LoRA's alpha; the update is scaled by alpha / rank.")
-@click.option("--target-modules", default="q_proj,v_proj", show_default=True, help="Modules that LoRA adapts.")
-@click.option("--adapter-config", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              help="An adapter_config.json of HF PEFT instead, for any of its methods.")
+@click.option(
+    "--alpha", default=16, show_default=True, help="LoRA's alpha; the update is scaled by alpha / rank."
+)
+@click.option(
+    "--target-modules", default="q_proj,v_proj", show_default=True, help="Modules that LoRA adapts."
+)
+@click.option(
+    "--adapter-config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="An adapter_config.json of HF PEFT instead, for any of its methods.",
+)
 @click.option("--no-verify", is_flag=True, help="Do not compare the bundle with PyTorch.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def hf(folder: Path, output: Path, task: str, labels: str | None, rank: int, alpha: int, target_modules: str,
-       adapter_config: Path | None, no_verify: bool, as_json: bool) -> None:  # noqa: FBT001
+def hf(
+    *,
+    folder: Path,
+    output: Path,
+    task: str,
+    labels: str | None,
+    rank: int,
+    alpha: int,
+    target_modules: str,
+    adapter_config: Path | None,
+    no_verify: bool,
+    as_json: bool,
+) -> None:
     """Exports a Hugging Face FOLDER, or one with a GGUF file, with an adapter to the bundle OUTPUT."""
     from edgepeft_export.hf import PEFT_TASKS, load_folder  # noqa: PLC0415 - torch takes seconds, --help should not
 
@@ -69,7 +94,7 @@ def hf(folder: Path, output: Path, task: str, labels: str | None, rank: int, alp
             "target_modules": target_modules.split(","),
         }
     source = load_folder(folder, task, labels.split(",") if labels else None)
-    _export(output, as_json, {**vars(source), "adapter": config, "check": not no_verify})
+    _export(output, {**vars(source), "adapter": config, "check": not no_verify}, as_json=as_json)
 
 
 @main.command("torch", epilog="Example: edgepeft-export torch samples/net.py:make bundle/")
@@ -77,23 +102,27 @@ def hf(folder: Path, output: Path, task: str, labels: str | None, rank: int, alp
 @click.argument("output", type=_NEW_FOLDER)
 @click.option("--no-verify", is_flag=True, help="Do not compare the bundle with PyTorch.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def torch_(factory: str, output: Path, no_verify: bool, as_json: bool) -> None:  # noqa: FBT001
+def torch_(*, factory: str, output: Path, no_verify: bool, as_json: bool) -> None:
     """Exports what FACTORY gives: module:function, called without arguments.
 
     It returns the keyword arguments of edgepeft_export.export: model, example_inputs, loss and adapter at least.
     """
-    _export(output, as_json, {**_call_factory(factory), "check": not no_verify})
+    _export(output, {**_call_factory(factory), "check": not no_verify}, as_json=as_json)
 
 
 @main.command("verify", epilog="Example: edgepeft-export verify bundle/ --hf SmolLM2-135M-Instruct")
 @click.argument("bundle", type=_FOLDER)
-@click.option("--hf", "folder", type=_FOLDER, help="The Hugging Face folder that the bundle was exported from.")
+@click.option(
+    "--hf", "folder", type=_FOLDER, help="The Hugging Face folder that the bundle was exported from."
+)
 @click.option("--torch", "factory", help="The module:function that the bundle was exported from.")
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
-def verify_(bundle: Path, folder: Path | None, factory: str | None, as_json: bool) -> None:  # noqa: FBT001
+def verify_(*, bundle: Path, folder: Path | None, factory: str | None, as_json: bool) -> None:
     """Compares loss, outputs, every gradient and 20 training steps of BUNDLE with PyTorch."""
     if (folder is None) == (factory is None):
-        raise click.UsageError("give the model that the bundle was exported from: --hf FOLDER or --torch FACTORY")
+        raise click.UsageError(
+            "give the model that the bundle was exported from: --hf FOLDER or --torch FACTORY"
+        )
     from edgepeft.bundle import Bundle  # noqa: PLC0415
     from edgepeft_export import verify_model  # noqa: PLC0415
     from edgepeft_export.hf import load_folder  # noqa: PLC0415
@@ -103,9 +132,14 @@ def verify_(bundle: Path, folder: Path | None, factory: str | None, as_json: boo
         source: Mapping[str, Any] = vars(load_folder(folder, opened.manifest.task, opened.manifest.labels))
     else:
         source = _call_factory(str(factory))
-    report = verify_model(opened, source["model"], source["example_inputs"], loss=source["loss"],
-                          dynamic_axes=source.get("dynamic_axes"))
-    _print_report(report, as_json)
+    report = verify_model(
+        opened,
+        source["model"],
+        source["example_inputs"],
+        loss=source["loss"],
+        dynamic_axes=source.get("dynamic_axes"),
+    )
+    _print_report(report, as_json=as_json)
 
 
 def _adapter_config(path: Path) -> Mapping[str, Any]:
@@ -135,7 +169,7 @@ def _call_factory(text: str) -> Mapping[str, Any]:
     return factory()
 
 
-def _export(output: Path, as_json: bool, arguments: Mapping[str, Any]) -> None:  # noqa: FBT001
+def _export(output: Path, arguments: Mapping[str, Any], *, as_json: bool) -> None:
     from edgepeft_export import export  # noqa: PLC0415
 
     started = time.perf_counter()
@@ -152,7 +186,7 @@ def _export(output: Path, as_json: bool, arguments: Mapping[str, Any]) -> None: 
     click.echo(f"{output}: {size / 1e6:,.1f} MB, exported in {seconds:.0f} s")
 
 
-def _print_report(report: Any, as_json: bool) -> None:  # noqa: FBT001
+def _print_report(report: Any, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([vars(row) for row in report.rows]))
     else:
@@ -164,7 +198,9 @@ def _progress() -> Iterator[Callable[[str], None]]:
     """Shows the stage and its time: a spinner on a terminal, a line a stage in a pipe."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield lambda stage: console.print(f"{stage} ({_STAGES.index(stage) + 1}/{len(_STAGES)})", highlight=False)
+        yield lambda stage: console.print(
+            f"{stage} ({_STAGES.index(stage) + 1}/{len(_STAGES)})", highlight=False
+        )
         return
     started = time.perf_counter()
     with console.status("starting") as status:

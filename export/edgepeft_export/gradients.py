@@ -7,10 +7,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from onnxscript import opset23 as op
-
 from edgepeft_export.composites._fx import aten
 from edgepeft_export.errors import ExportError
+from edgepeft_export.onnx_ops import op
 
 
 def _ints(*values: int) -> Any:
@@ -82,7 +81,9 @@ def embedding_backward(
 ) -> Any:
     """`aten.embedding_dense_backward`: rows of the gradient added up by index."""
     if scale_grad_by_freq:
-        raise ExportError("lower", "an embedding with scale_grad_by_freq=True cannot be trained. Turn it off.")
+        raise ExportError(
+            "lower", "an embedding with scale_grad_by_freq=True cannot be trained. Turn it off."
+        )
     width = gradient.shape[-1]
     rows = op.Reshape(gradient, _ints(-1, width))
     flat = op.Reshape(indices, _ints(-1, 1))
@@ -107,14 +108,21 @@ def convolution_backward(
 ) -> tuple[Any, Any, Any]:
     """`aten.convolution_backward` for 1, 2 and 3 spatial axes; Dumoulin and Visin (2016), section 4."""
     if transposed:
-        raise ExportError("lower", "the gradient of a transposed convolution is not supported. Freeze below it.")
+        raise ExportError(
+            "lower", "the gradient of a transposed convolution is not supported. Freeze below it."
+        )
     spatial = len(stride)
     kernel = list(weight.shape)[2:]
     pads = [*padding, *padding]
     for_x = for_weight = for_bias = _unused()
     if output_mask[0]:
         full = op.ConvTranspose(
-            gradient, weight, strides=list(stride), dilations=list(dilation), group=groups, pads=[0] * (2 * spatial)
+            gradient,
+            weight,
+            strides=list(stride),
+            dilations=list(dilation),
+            group=groups,
+            pads=[0] * (2 * spatial),
         )
         for_x = _fit(full, x, padding)
     if output_mask[1]:
@@ -146,7 +154,9 @@ def _kernel_gradient(
 ) -> Any:
     """The kernel's gradient: a convolution of the input with the output's gradient, batch and channels swapped."""
     if groups != 1:
-        raise ExportError("lower", f"a convolution with groups={groups} cannot be trained. Freeze its kernel.")
+        raise ExportError(
+            "lower", f"a convolution with groups={groups} cannot be trained. Freeze its kernel."
+        )
     spatial = range(2, 2 + len(stride))
     swap = [1, 0, *spatial]
     full = op.Conv(

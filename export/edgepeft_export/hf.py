@@ -79,7 +79,9 @@ def _gguf(folder: Path) -> dict[str, str]:
     if (folder / "config.json").exists() or not files:
         return {}
     if len(files) > 1:
-        raise ExportError("attach", f"{folder} holds {len(files)} GGUF files; expected one. Give a folder with one.")
+        raise ExportError(
+            "attach", f"{folder} holds {len(files)} GGUF files; expected one. Give a folder with one."
+        )
     return {"gguf_file": files[0].name}
 
 
@@ -118,7 +120,9 @@ def tokenizer_assets(tokenizer: Any) -> dict[str, bytes]:
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        raise ExportError("pack", f"{type(tokenizer).__name__} is no fast tokenizer. Use the model's fast one.")
+        raise ExportError(
+            "pack", f"{type(tokenizer).__name__} is no fast tokenizer. Use the model's fast one."
+        )
     assets = {names.TOKENIZER: backend.to_str().encode()}
     if isinstance(tokenizer.chat_template, str):
         assets[names.CHAT_TEMPLATE] = tokenizer.chat_template.encode()

@@ -51,7 +51,9 @@ def as_loss(loss: str | Callable[..., Tensor]) -> Loss:
     """
     if isinstance(loss, str):
         if loss not in LOSSES:
-            raise ExportError("attach", f"unknown loss {loss!r}; expected one of {', '.join(LOSSES)} or a function.")
+            raise ExportError(
+                "attach", f"unknown loss {loss!r}; expected one of {', '.join(LOSSES)} or a function."
+            )
         return LOSSES[loss]
 
     def counted(outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,6 @@
 import onnx_ir as ir
 import torch
 from onnxscript import version_converter
-
 from torch.onnx._internal.exporter import _core, _fx_passes
 
 from edgepeft_export.composites._fx import aten, calls
@@ -44,7 +43,9 @@ def _drop_uninitialized(module: torch.fx.GraphModule) -> None:
     """Replaces `empty_permuted`, which only lends its shape to a `full_like`, by zeros: ONNX has no such call."""
     for node in calls(module, aten.empty_permuted.default):
         with module.graph.inserting_before(node):
-            zeros = module.graph.call_function(aten.full.default, (node.args[0], 0.0), {"dtype": torch.float32})
+            zeros = module.graph.call_function(
+                aten.full.default, (node.args[0], 0.0), {"dtype": torch.float32}
+            )
         zeros.meta = dict(node.meta)
         node.replace_all_uses_with(zeros)
         module.graph.erase_node(node)
@@ -65,4 +66,6 @@ def _explained(error: Exception, program: torch.export.ExportedProgram) -> Expor
                 f"operator {node.target} (module {where}) has no ONNX translation. Replace that module, or add "
                 "a row for the operator to edgepeft_export/gradients.py.",
             )
-    return ExportError("lower", f"the ONNX exporter refused the graph: {text.splitlines()[0] if text else root!r}")
+    return ExportError(
+        "lower", f"the ONNX exporter refused the graph: {text.splitlines()[0] if text else root!r}"
+    )

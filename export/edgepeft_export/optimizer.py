@@ -54,9 +54,7 @@ class _Builder:
         return call
 
     def model(self, name: str) -> ir.Model:
-        graph = ir.Graph(
-            self.inputs, self.outputs, nodes=self.nodes, opset_imports={"": OPSET}, name=name
-        )
+        graph = ir.Graph(self.inputs, self.outputs, nodes=self.nodes, opset_imports={"": OPSET}, name=name)
         model = ir.Model(graph, ir_version=IR_VERSION)
         common.NameFixPass()(model)
         return model
@@ -65,9 +63,13 @@ class _Builder:
 def accumulate_graph(shapes: Shapes) -> ir.Model:
     """`(mean * total + gradient * weight) / (total + weight)` for each tensor of `shapes`."""
     op = _Builder()
-    means = {name: op.input(names.accumulated(name), ir.DataType.FLOAT, shape) for name, shape in shapes.items()}
+    means = {
+        name: op.input(names.accumulated(name), ir.DataType.FLOAT, shape) for name, shape in shapes.items()
+    }
     total = op.input(names.ACCUMULATED_WEIGHT, ir.DataType.FLOAT)
-    gradients = {name: op.input(names.gradient(name), ir.DataType.FLOAT, shape) for name, shape in shapes.items()}
+    gradients = {
+        name: op.input(names.gradient(name), ir.DataType.FLOAT, shape) for name, shape in shapes.items()
+    }
     weight = op.input(names.WEIGHT, ir.DataType.FLOAT)
     both = op.Add(total, weight)
     share = op.Div(weight, both)

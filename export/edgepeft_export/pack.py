@@ -1,8 +1,6 @@
 """Stage pack: graphs, frozen weights and adapter -> a bundle's folder."""
 
-import json
 import re
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -11,10 +9,9 @@ from typing import Any
 
 import onnx_ir as ir
 from onnx_ir.passes import common
-from safetensors.numpy import save_file
 
 from edgepeft import manifest as schema
-from edgepeft import names, store
+from edgepeft import names, store, tensors
 from edgepeft.adapter import Adapter
 from edgepeft.tensors import Array
 from edgepeft_export.errors import ExportError
@@ -108,11 +105,11 @@ def write(
             store.write_file(folder / names.graph_file(name), content)
         for path, asset in contents.assets.items():
             store.write_file(folder / path, asset)
-        files = {path: _file_info(folder / path) for path in _listing(folder)}
+        files = {path: schema.file_entry(folder / path) for path in _listing(folder)}
         base_id = schema.base_id(files[names.BASE].sha256, files[names.graph_file(names.INFER)].sha256)
         bound = Adapter(adapter.tensors, adapter.config, base_id)
         bound.save(folder / names.INITIAL_ADAPTER)
-        files = {path: _file_info(folder / path) for path in _listing(folder)}
+        files = {path: schema.file_entry(folder / path) for path in _listing(folder)}
         manifest = _manifest(all_graphs, bound, contents, files)
         store.write_file(folder / names.MANIFEST, schema.encode(manifest))
     return manifest
@@ -122,42 +119,34 @@ def _listing(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def _file_info(path: Path) -> schema.FileInfo:
-    content = store.read_once(path, 1 << 62, ExportError.at("pack"))
-    return schema.FileInfo(size=len(content), sha256=store.sha256(content))
-
-
 def _write_base(path: Path, graphs: Any) -> None:
     """Stores each frozen tensor once, and points the graphs' initializers into that file."""
     users: dict[str, list[ir.Value]] = {}
+    arrays: dict[str, Array] = {}
     for model in graphs:
         for name, value in model.graph.initializers.items():
-            if value.const_value.nbytes > _MAX_INLINE_BYTES:
+            tensor = value.const_value
+            assert tensor is not None
+            if tensor.nbytes > _MAX_INLINE_BYTES:
                 users.setdefault(name, []).append(value)
-    arrays: dict[str, Array] = {name: values[0].const_value.numpy() for name, values in sorted(users.items())}
-    save_file(arrays, path)
-    offsets = _data_offsets(path)
+                arrays[name] = tensor.numpy()
+    content = tensors.serialize(arrays, {})
+    store.write_file(path, content)
+    header = tensors.parse_header(memoryview(content), str(path), ExportError.at("pack"))
     for name, values in users.items():
-        offset, length = offsets[name]
+        entry = header.entries[name]
         for value in values:
             old = value.const_value
             assert old is not None
             value.const_value = ir.ExternalTensor(
-                names.BASE, offset, length, old.dtype, shape=old.shape, name=name, base_dir=path.parent
+                names.BASE,
+                entry.begin,
+                entry.end - entry.begin,
+                old.dtype,
+                shape=ir.Shape(arrays[name].shape),
+                name=name,
+                base_dir=path.parent,
             )
-
-
-def _data_offsets(path: Path) -> dict[str, tuple[int, int]]:
-    """Offset in the file and length, in bytes, of each tensor of a safetensors file."""
-    with path.open("rb") as file:
-        (size,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(size))
-    header.pop("__metadata__", None)
-    start = 8 + size
-    return {
-        name: (start + entry["data_offsets"][0], entry["data_offsets"][1] - entry["data_offsets"][0])
-        for name, entry in header.items()
-    }
 
 
 def _manifest(
@@ -201,7 +190,9 @@ def _graph_info(name: str, model: ir.Model) -> schema.GraphInfo:
 
 def _port(value: ir.Value) -> schema.Port:
     if value.dtype not in _DTYPES or value.shape is None or value.name is None:
-        raise ExportError("pack", f"input or output {value.name!r} is {value.dtype}; expected {list(_DTYPES.values())}.")
+        raise ExportError(
+            "pack", f"input or output {value.name!r} is {value.dtype}; expected {list(_DTYPES.values())}."
+        )
     shape = [d if isinstance(d, int) else str(d.value) for d in value.shape]
     return schema.Port(name=value.name, dtype=_DTYPES[value.dtype], shape=shape)
 
@@ -210,9 +201,12 @@ def rename(model: ir.Model, renamed: Mapping[str, str], symbols: Mapping[str, st
     """Gives inputs, weights and symbolic sizes the bundle's names."""
     graph = model.graph
     for value in [*graph.inputs, *graph.initializers.values()]:
-        if value.name in renamed:
-            value.name = renamed[value.name]
+        if value.name is not None:
+            value.name = renamed.get(value.name, value.name)
     pattern = re.compile("|".join(rf"\b{re.escape(old)}\b" for old in symbols) or r"(?!)")
     for value in [*graph.inputs, *graph.outputs]:
-        sizes = [d if isinstance(d, int) else pattern.sub(lambda m: symbols[m[0]], str(d.value)) for d in value.shape or ()]
+        sizes = [
+            d if isinstance(d, int) else pattern.sub(lambda m: symbols[m[0]], str(d.value))
+            for d in value.shape or ()
+        ]
         value.shape = ir.Shape(sizes)

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.fx.experimental._config as fx_config
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.exported_program import _decompose_exported_program
 from torch.export.graph_signature import OutputKind
 from torch.fx import GraphModule
-from torch.fx.experimental import _config as fx_config
 from torch.utils import _pytree as pytree
 
 from edgepeft_export.composites import COMPOSITES
@@ -60,13 +60,12 @@ def named_outputs(result: Any) -> dict[str, Tensor]:
     """A model's floating-point outputs by name: a lone tensor is "logits", as classifiers call it."""
     if isinstance(result, Tensor):
         return {"logits": result}
-    if isinstance(result, Mapping):
-        items = result.items()
-    else:
-        items = ((f"output_{index}", value) for index, value in enumerate(result))
+    by_name = (
+        result if isinstance(result, Mapping) else {f"output_{i}": value for i, value in enumerate(result)}
+    )
     named = {
         str(name): value
-        for name, value in items
+        for name, value in by_name.items()
         if isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 0
     }
     if not named:
@@ -103,7 +102,8 @@ def trace(step: StepModule, example: Mapping[str, Tensor], symbols: Mapping[str,
     batch = {name: value.clone() for name, value in example.items()}  # one object twice is one input
     dynamic = (dimensions(step.model, example, symbols),)
     try:
-        with fx_config.patch(backed_size_oblivious=True):  # no guard may forbid a batch or length of 1
+        # No guard may forbid a batch or length of 1.
+        with fx_config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
             forward = torch.export.export(step, (batch,), dynamic_shapes=dynamic, strict=False)
     except Exception as error:
         raise ExportError("trace", f"torch.export refused the model: {_first_line(error)}") from error
@@ -130,20 +130,21 @@ def trace(step: StepModule, example: Mapping[str, Tensor], symbols: Mapping[str,
 
 def _differentiate(forward: ExportedProgram) -> ExportedProgram:
     """The joint graph of the program's first output and its gradients, in operators that ONNX can express."""
-    return _decompose_exported_program(
+    joint: ExportedProgram = _decompose_exported_program(
         forward,
         cia_to_decomp={},
         python_decomp_table=decompositions(),
         joint_loss_index=0,
         decompose_custom_triton_ops=False,
     )
+    return joint
 
 
 def _drop_seed(module: GraphModule) -> None:
     """Drops the products with the loss's own gradient, which is one."""
     for seed in calls(module, aten.full_like.default):
         for product in list(seed.users):
-            others = [value for value in product.args if value is not seed]
+            others: list[Any] = [value for value in product.args if value is not seed]
             if seed.args[1] == 1 and is_call(product, aten.mul.Tensor) and len(others) == 1:
                 replace(module, product, others[0])
 

@@ -107,7 +107,8 @@ def other_batches(
     generator = torch.Generator().manual_seed(_SEED)
     for rows, longer in _SHAPES:
         batch: dict[str, Tensor] = {}
-        for name, value in example.items():
+        for name, original in example.items():
+            value = original
             for axis, symbol in axes.get(name, {}).items():
                 size = rows if symbol == "batch" else max(2, value.shape[axis] + longer)
                 index = (torch.arange(size) * 7 + size) % value.shape[axis]
@@ -153,7 +154,9 @@ def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, Array]:
     return {name: value.detach().numpy().copy() for name, value in tensors.items()}
 
 
-def _backward(step: StepModule, batch: dict[str, Tensor], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _backward(
+    step: StepModule, batch: dict[str, Tensor], parameters: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     for parameter in parameters.values():
         parameter.grad = None
     outputs = step(dict(batch))
@@ -183,8 +186,16 @@ def _compare_batches(
         }
         worst = max(gradients, key=lambda name: gradients[name])
         rows += [
-            Row(f"loss, batch {shape}", relative_error(got[names.LOSS], expected[names.LOSS].numpy()), MAX_ERROR),
-            Row(f"evaluation loss, batch {shape}", relative_error(evaluated[names.LOSS], got[names.LOSS]), MAX_ERROR),
+            Row(
+                f"loss, batch {shape}",
+                relative_error(got[names.LOSS], expected[names.LOSS].numpy()),
+                MAX_ERROR,
+            ),
+            Row(
+                f"evaluation loss, batch {shape}",
+                relative_error(evaluated[names.LOSS], got[names.LOSS]),
+                MAX_ERROR,
+            ),
             Row(f"{len(gradients)} gradients, batch {shape}, worst {worst}", gradients[worst], MAX_ERROR),
             *(
                 Row(f"{name}, batch {shape}", _output_error(value, expected[name].numpy(), batch), MAX_ERROR)

@@ -11,13 +11,13 @@ import operator
 from typing import Any
 
 import torch
-from onnxscript import opset23 as op
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edgepeft_export.composites import _fx
 from edgepeft_export.composites._fx import aten, is_call
 from edgepeft_export.errors import ExportError
+from edgepeft_export.onnx_ops import op
 
 
 def _stack(x: Tensor, groups: int) -> Tensor:
@@ -58,9 +58,7 @@ def attention_backward(
 
 
 @attention.register_fake
-def _(
-    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float
-) -> tuple[Tensor, Tensor]:
+def _(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
     return (
         query.new_empty((*query.shape[:3], value.shape[3])),
         query.new_empty((*query.shape[:3], key.shape[2])),
@@ -129,12 +127,17 @@ def _additive(module: GraphModule, mask: Node) -> Node:
     return _fx.insert(module, aten.where.self, mask, zero, lowest)
 
 
+def _arguments(node: Node) -> dict[str, Any]:
+    """The arguments of a `scaled_dot_product_attention` by name."""
+    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+    return dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+
+
 def fuse(module: GraphModule) -> None:
     """Replaces each `scaled_dot_product_attention` by `edgepeft::attention`, one additive mask for all."""
     masks: dict[Node | None, Node] = {}
     for node in _fx.calls(module, aten.scaled_dot_product_attention.default):
-        names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-        given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+        given = _arguments(node)
         query, key, value = given["query"], _unrepeated(given["key"]), _unrepeated(given["value"])
         mask, scale = given.get("attn_mask"), given.get("scale")
         if key is given["key"] or value is given["value"]:
@@ -181,9 +184,7 @@ def _forward_onnx(query: Any, key: Any, value: Any, bias: Any, scale: float) -> 
     return _regroup(result, groups, heads), probabilities
 
 
-def _backward_onnx(
-    gradient: Any, query: Any, key: Any, value: Any, probabilities: Any, scale: float
-) -> Any:
+def _backward_onnx(gradient: Any, query: Any, key: Any, value: Any, probabilities: Any, scale: float) -> Any:
     heads, groups = query.shape[1], key.shape[1]
     stacked, weights, queries = (_regroup(x, heads, groups) for x in (gradient, probabilities, query))
     for_weights = op.MatMul(stacked, _swapped(value))

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from onnx import TensorProto
-from onnxscript import opset23 as op
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edgepeft_export.composites import _fx
 from edgepeft_export.composites._fx import aten
+from edgepeft_export.onnx_ops import op
 
 
 @torch.library.custom_op("edgepeft::cross_entropy", mutates_args=())
@@ -45,11 +45,13 @@ def _backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...
 cross_entropy.register_autograd(_backward, setup_context=_save)
 
 
-def plain_arguments(node: Node) -> tuple[Node, Node, int] | None:
+def plain_arguments(node: Any) -> tuple[Node, Node, int] | None:
     """`(logits, labels, ignore_index)` of a `cross_entropy_loss` with the mean over labels and no weights."""
     names = ("logits", "labels", "weight", "reduction", "ignore_index", "label_smoothing")
     given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
-    plain = given.get("weight") is None and not given.get("label_smoothing") and given.get("reduction", 1) == 1
+    plain = (
+        given.get("weight") is None and not given.get("label_smoothing") and given.get("reduction", 1) == 1
+    )
     logits, labels = given["logits"], given["labels"]
     if not plain or len(_fx.shape(labels)) != 1 or _fx.dtype(labels) != torch.int64:
         return None

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 from onnx import TensorProto
-from onnxscript import opset23 as op
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edgepeft_export.composites import _fx
 from edgepeft_export.composites._fx import aten, is_call
 from edgepeft_export.composites.cross_entropy import plain_arguments
+from edgepeft_export.onnx_ops import op
 
 #: Operators that act on each row alone, so that they may as well come before the head.
 _ROWWISE = (aten.view.default, aten.reshape.default, aten.slice.Tensor, aten.flatten.using_ints)
@@ -71,8 +71,7 @@ def _head(logits: Any) -> tuple[Node, list[Node]] | None:
 
 def _moved(module: GraphModule, head: Node, between: list[Node]) -> Node:
     """The head's input, [rows, width], with the row-wise calls of its output applied to it."""
-    hidden = head.args[0]
-    assert isinstance(hidden, Node)
+    hidden: Any = head.args[0]
     width = _fx.shape(hidden)[-1]
     for call in reversed(between):
         if call.target is aten.slice.Tensor:

@@ -7,12 +7,12 @@ Zhang and Sennrich, "Root Mean Square Layer Normalization" (2019), equation 4. M
 from typing import Any
 
 import torch
-from onnxscript import opset23 as op
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edgepeft_export.composites import _fx
 from edgepeft_export.composites._fx import aten, is_call
+from edgepeft_export.onnx_ops import op
 
 
 @torch.library.custom_op("edgepeft::rms_norm", mutates_args=())
@@ -58,7 +58,7 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None,
 rms_norm.register_autograd(_backward, setup_context=_save)
 
 
-def _match(node: Node) -> tuple[Node, Node, float] | None:
+def _match(node: Any) -> tuple[Node, Node, float] | None:
     """`(x, weight, epsilon)` if `node` is the last multiplication of a written-out RMSNorm."""
     for normal, weight in (node.args[:2], node.args[1::-1]):
         if not is_call(normal, aten.mul.Tensor) or not isinstance(weight, Node):

@@ -8,12 +8,12 @@ backward are one ONNX `RotaryEmbedding` (opset 23) each.
 from typing import Any
 
 import torch
-from onnxscript import opset23 as op
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edgepeft_export.composites import _fx
 from edgepeft_export.composites._fx import aten, is_call
+from edgepeft_export.onnx_ops import op
 
 #: Element-wise operators through which two equal halves stay equal.
 _ELEMENTWISE = (aten.cos.default, aten.sin.default, aten.mul.Tensor, aten.unsqueeze.default)
@@ -44,25 +44,22 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
 rotary.register_autograd(_backward, setup_context=_save)
 
 
-def _equal_halves(node: object) -> bool:
+def _equal_halves(node: Any) -> bool:
     """Whether the last axis holds the same values twice, as `cat([angles, angles])` makes it."""
     while is_call(node, *_ELEMENTWISE):
-        assert isinstance(node, Node)
         if node.target is aten.mul.Tensor and isinstance(node.args[1], Node):
             return False
         node = node.args[0]
     if not is_call(node, aten.cat.default):
         return False
-    assert isinstance(node, Node)
     parts = node.args[0]
     return isinstance(parts, list) and len(parts) == 2 and parts[0] is parts[1]
 
 
-def _is_rotated_half(node: object, x: Node) -> bool:
+def _is_rotated_half(node: Any, x: Node) -> bool:
     """Whether `node` is `cat([-x[..., half:], x[..., :half]], -1)`."""
     if not is_call(node, aten.cat.default):
         return False
-    assert isinstance(node, Node)
     parts, width = node.args[0], _fx.shape(x)[-1]
     if not isinstance(parts, list) or len(parts) != 2 or not is_call(parts[0], aten.neg.default):
         return False
@@ -77,24 +74,19 @@ def _is_rotated_half(node: object, x: Node) -> bool:
     )
 
 
-def _match(node: Node) -> tuple[Node, Node, Node] | None:
+def _match(node: Any) -> tuple[Node, Node, Node] | None:
     """`(x, cos, sin)` if `node` adds the two products of a rotary embedding."""
     direct, crossed = node.args[:2]
     if not is_call(direct, aten.mul.Tensor) or not is_call(crossed, aten.mul.Tensor):
         return None
-    assert isinstance(direct, Node)
-    assert isinstance(crossed, Node)
     (x, cos), (rotated, sin) = direct.args[:2], crossed.args[:2]
     if not isinstance(x, Node) or len(_fx.shape(x)) != 4 or not _is_rotated_half(rotated, x):
         return None
     for table in (cos, sin):
         if not is_call(table, aten.unsqueeze.default) or not _equal_halves(table):
             return None
-        assert isinstance(table, Node)
         if table.args[1] != 1 or len(_fx.shape(table)) != 4:
             return None
-    assert isinstance(cos, Node)
-    assert isinstance(sin, Node)
     return x, cos, sin
 
 
@@ -102,9 +94,8 @@ def fuse(module: GraphModule) -> None:
     """Replaces each written-out rotary embedding by `edgepeft::rotary`; a table is halved and expanded once."""
     halves: dict[Node, Node] = {}
 
-    def half(table: Node, x: Node) -> Node:
+    def half(table: Any, x: Node) -> Node:
         source = table.args[0]
-        assert isinstance(source, Node)
         if source not in halves:
             width = _fx.shape(source)[2] // 2
             table = _fx.insert(module, aten.slice.Tensor, source, 2, 0, width)

@@ -7,12 +7,12 @@ takes the sigmoid again rather than keep it: it is cheap, and the activations it
 from typing import Any
 
 import torch
-from onnxscript import opset23 as op
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edgepeft_export.composites import _fx
 from edgepeft_export.composites._fx import aten, is_call
+from edgepeft_export.onnx_ops import op
 
 
 def _slope(x: Tensor) -> tuple[Tensor, Tensor]:

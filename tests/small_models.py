@@ -1,0 +1,130 @@
+"""Small models with random weights, and bundles of them: what the tests export."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from torch import Tensor, nn
+
+import edgepeft_export
+
+VOCABULARY = 256
+
+
+def tiny_llama(attention: str = "sdpa") -> nn.Module:
+    """Two layers of Llama, with grouped key heads and tied embeddings."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=128,
+            attn_implementation=attention,
+            tie_word_embeddings=True,
+            bos_token_id=1,
+            eos_token_id=2,
+            pad_token_id=0,
+        )
+    )
+
+
+def tiny_bert() -> nn.Module:
+    """Two layers of BERT with a head of three classes."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(0)
+    return BertForSequenceClassification(
+        BertConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=64,
+            max_position_embeddings=64,
+            num_labels=3,
+        )
+    )
+
+
+class ConvNet(nn.Module):
+    """A small convolutional net on [batch, 1, 8, 8] images, ten classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv1 = nn.Conv2d(1, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.conv2 = nn.Conv2d(8, 16, 3, stride=2, padding=1)
+        self.head = nn.Linear(64, 10)
+        self.norm.running_mean.normal_()
+        self.norm.running_var.uniform_(0.5, 2.0)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.conv1(image)))
+        x = nn.functional.max_pool2d(x, 2)
+        return self.head(torch.relu(self.conv2(x)).flatten(1))
+
+
+def text_batch(
+    rows: int = 2, length: int = 12, classes: int | None = None, seed: int = 0
+) -> dict[str, Tensor]:
+    """Random tokens; labels are other random tokens, or classes."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(3, VOCABULARY, (rows, length), generator=generator)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if classes is None:
+        return batch | {"labels": torch.randint(3, VOCABULARY, (rows, length), generator=generator)}
+    labels = torch.randint(0, classes, (rows,), generator=generator)
+    return batch | {"token_type_ids": torch.zeros_like(ids), "labels": labels}
+
+
+def image_batch(rows: int = 4, seed: int = 0) -> dict[str, Tensor]:
+    """Random images and classes."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn((rows, 1, 8, 8), generator=generator)
+    return {"image": images, "labels": torch.randint(0, 10, (rows,), generator=generator)}
+
+
+def lora(*modules: str, task: str | None = None) -> LoraConfig:
+    """LoRA of rank 4."""
+    return LoraConfig(r=4, lora_alpha=8, target_modules=list(modules), task_type=task)
+
+
+#: What each small bundle is exported from: arguments of `edgepeft_export.export`.
+RECIPES: dict[str, Callable[[], Mapping[str, Any]]] = {
+    "tiny-llama": lambda: {
+        "model": tiny_llama(),
+        "example_inputs": text_batch(),
+        "loss": "causal_lm",
+        "adapter": lora("q_proj", "v_proj", task="CAUSAL_LM"),
+    },
+    "tiny-bert": lambda: {
+        "model": tiny_bert(),
+        "example_inputs": text_batch(classes=3),
+        "loss": "cross_entropy",
+        "adapter": lora("query", "value", task="SEQ_CLS"),
+        "labels": ["red", "green", "blue"],
+    },
+    "conv-net": lambda: {
+        "model": ConvNet(),
+        "example_inputs": image_batch(),
+        "loss": "cross_entropy",
+        "adapter": lora("conv1", "conv2", "head"),
+    },
+}
+
+
+def export_all(folder: Path) -> None:
+    """Exports every recipe into a folder of its own; what was there is replaced."""
+    for name, recipe in RECIPES.items():
+        shutil.rmtree(folder / name, ignore_errors=True)
+        edgepeft_export.export(**recipe(), output=folder / name, check=False)
