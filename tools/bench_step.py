@@ -12,6 +12,7 @@ A peer is any program that prints one line of JSON, {"seconds": [0.81, ...], "pe
 
 import argparse
 import json
+import operator
 import shlex
 import statistics
 import subprocess
@@ -37,12 +38,15 @@ def multiply_rate() -> float:
     rates = []
     for rows, inner, columns in _RATE_SHAPES:
         left, right = np.ones((rows, inner), np.float32), np.ones((inner, columns), np.float32)
-        tensors = torch.from_numpy(left), torch.from_numpy(right)
-        for multiply in (lambda a=left, b=right: a @ b, lambda t=tensors: t[0] @ t[1]):
-            multiply()
+        pairs: tuple[tuple[Any, Any], ...] = (
+            (left, right),
+            (torch.from_numpy(left), torch.from_numpy(right)),
+        )
+        for a, b in pairs:
+            operator.matmul(a, b)
             count, started = 0, time.perf_counter()
             while (spent := time.perf_counter() - started) < _RATE_SECONDS / len(_RATE_SHAPES):
-                multiply()
+                operator.matmul(a, b)
                 count += 1
             rates.append(2 * rows * inner * columns * count / spent)
     return max(rates)

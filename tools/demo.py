@@ -114,9 +114,9 @@ def report(
 ) -> None:
     """Prints and stores the figures as measured."""
     scores: dict[str, Counter[str]] = {"before": Counter(), "after": Counter()}
-    for question, old, new in zip(questions, before, after, strict=True):
-        scores["before"][question["kind"]] += right(old, question["keyword"])
-        scores["after"][question["kind"]] += right(new, question["keyword"])
+    for question, first, last in zip(questions, before, after, strict=True):
+        scores["before"][question["kind"]] += right(first, question["keyword"])
+        scores["after"][question["kind"]] += right(last, question["keyword"])
     totals = Counter(question["kind"] for question in questions)
     for kind, wanted in _WANTED.items():
         old, new = scores["before"][kind], scores["after"][kind]

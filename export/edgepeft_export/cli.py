@@ -3,6 +3,7 @@
 import importlib
 import json
 import logging
+import os
 import sys
 import time
 import warnings
@@ -38,6 +39,7 @@ class _Group(click.Group):
 def quiet_libraries() -> None:
     """Silences what other libraries say about themselves."""
     warnings.simplefilter("ignore")
+    os.environ.setdefault("TQDM_DISABLE", "1")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
 
 

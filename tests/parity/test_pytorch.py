@@ -1,0 +1,149 @@
+"""The bundle against PyTorch: loss, every gradient, outputs and training, on shapes other than the example's."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_models import RECIPES, image_batch, text_batch
+from torch import Tensor
+
+from edgepeft import names
+from edgepeft.bundle import Bundle
+from edgepeft.engines.base import StepSettings, TrainState
+from edgepeft.engines.stock import StockEngine
+from edgepeft_export.attach import attach
+from edgepeft_export.losses import as_loss
+from edgepeft_export.trace import StepModule
+from edgepeft_export.verify import relative_error
+
+MAX_ERROR = 1e-5
+MAX_DRIFT = 1e-4
+STEPS = 50
+
+
+def padded(batch: dict[str, Tensor], count: int) -> dict[str, Tensor]:
+    """Marks the last tokens of the first row as padding."""
+    batch["attention_mask"][0, -count:] = 0
+    if batch["labels"].dim() == 2:
+        batch["labels"][0, -count:] = -100
+    return batch
+
+
+BATCHES = {
+    "tiny-llama": [
+        text_batch(1, 7, seed=1),
+        padded(text_batch(5, 33, seed=2), 9),
+        padded(text_batch(3, 20, seed=3), 2),
+    ],
+    "tiny-bert": [
+        text_batch(1, 9, classes=3, seed=1),
+        padded(text_batch(5, 31, classes=3, seed=2), 7),
+        padded(text_batch(3, 20, classes=3, seed=3), 4),
+    ],
+    "conv-net": [image_batch(1, seed=1), image_batch(7, seed=2), image_batch(3, seed=3)],
+}
+
+
+class Pair:
+    """A small model in PyTorch and as a bundle, with the same adapter, moved off its start."""
+
+    def __init__(self, folder: Path) -> None:
+        recipe = RECIPES[folder.name]()
+        self.attached = attach(recipe["model"], recipe["adapter"], 0)
+        self.attached.model.eval()
+        self.step = StepModule(self.attached.model, as_loss(recipe["loss"]), ("labels",))
+        self.bundle = Bundle.open(folder)
+        self.engine = StockEngine(self.bundle, threads=2)
+        named = dict(self.attached.model.named_parameters())
+        self.parameters = {name: named[parameter] for parameter, name in self.attached.names.items()}
+        torch.manual_seed(5)
+        with torch.no_grad():
+            for parameter in self.parameters.values():
+                parameter.add_(0.05 * torch.randn(parameter.shape))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {name: value.detach().numpy().copy() for name, value in self.parameters.items()}
+
+    def backward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        for parameter in self.parameters.values():
+            parameter.grad = None
+        outputs = self.step(dict(batch))
+        outputs["loss"].backward()
+        return {name: value.detach() for name, value in outputs.items()}
+
+
+@pytest.fixture(params=sorted(RECIPES))
+def pair(request: pytest.FixtureRequest, bundles: Path) -> Pair:
+    return Pair(bundles / request.param)
+
+
+def data(batch: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: value.numpy() for name, value in batch.items()}
+
+
+def test_loss_and_each_gradient(pair: Pair) -> None:
+    """Relative error (largest difference / largest value) of loss and each gradient is at most 1e-5."""
+    adapter = pair.engine.prepare(pair.arrays())
+    for batch in BATCHES[pair.bundle.path.name]:
+        expected = pair.backward(batch)
+        got = pair.engine.run(names.TRAIN, data(batch), adapter)
+        assert relative_error(got["loss"], expected["loss"].numpy()) <= MAX_ERROR
+        assert got["weight"] == expected["weight"].numpy()
+        for name, parameter in pair.parameters.items():
+            gradient = got[names.gradient(name)]
+            assert np.abs(gradient).max() > 0, f"{name} has no gradient: the comparison would prove nothing"
+            assert relative_error(gradient, parameter.grad.numpy()) <= MAX_ERROR, name
+
+
+def test_outputs_and_evaluation(pair: Pair) -> None:
+    """Inference and evaluation give PyTorch's outputs and loss where there is no padding."""
+    adapter = pair.engine.prepare(pair.arrays())
+    for batch in BATCHES[pair.bundle.path.name]:
+        expected = pair.backward(batch)
+        logits = pair.engine.run(names.INFER, data(batch), adapter)["logits"]
+        mask = batch.get("attention_mask")
+        kept = slice(None) if mask is None or logits.ndim < 3 else mask.numpy().astype(bool)
+        assert relative_error(logits[kept], expected["logits"].numpy()[kept]) <= MAX_ERROR
+        evaluated = pair.engine.run(names.EVALUATE, data(batch), adapter)
+        assert relative_error(evaluated["loss"], expected["loss"].numpy()) <= MAX_ERROR
+
+
+def test_fifty_adamw_steps(pair: Pair) -> None:
+    """The loss stays within 1e-4 of torch.optim.AdamW's at every one of 50 steps on the same batches."""
+    settings = StepSettings(1e-3, 0.9, 0.999, 1e-8, 0.01, 1.0)
+    start = pair.arrays()
+    zeros = {name: np.zeros_like(value) for name, value in start.items()}
+    stepper = pair.engine.stepper(TrainState(start, zeros, zeros, 0))
+    parameters = list(pair.parameters.values())
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.01)
+    batches = BATCHES[pair.bundle.path.name]
+    for index in range(STEPS):
+        batch = batches[index % len(batches)]
+        loss = float(pair.backward(batch)["loss"])
+        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        result = stepper.step([data(batch)], settings)
+        assert abs(result.loss - loss) <= MAX_DRIFT, f"step {index + 1}"
+        assert result.gradient_norm == pytest.approx(float(norm), rel=1e-3)
+    moved = stepper.state().adapter
+    assert max(np.abs(moved[name] - start[name]).max() for name in start) > 0.01
+
+
+def test_accumulation_weighs_tokens(bundles: Path) -> None:
+    """Four batches of two unequal rows give the update that one batch of eight gives in PyTorch."""
+    pair = Pair(bundles / "tiny-llama")
+    whole = text_batch(8, 24, seed=9)
+    for row in range(8):
+        whole["attention_mask"][row, 5 + 2 * row :] = 0
+        whole["labels"][row, 5 + 2 * row :] = -100
+    parts = [{name: value[i : i + 2] for name, value in whole.items()} for i in range(0, 8, 2)]
+    start = pair.arrays()
+    zeros = {name: np.zeros_like(value) for name, value in start.items()}
+    stepper = pair.engine.stepper(TrainState(start, zeros, zeros, 0))
+    result = stepper.step([data(part) for part in parts], StepSettings(1e-3, 0.9, 0.999, 1e-8, 0.0, np.inf))
+    expected = pair.backward(whole)
+    assert result.loss == pytest.approx(float(expected["loss"]), rel=1e-5)
+    for name, mean in stepper.state().exp_avg.items():  # a tenth of the gradient after one step
+        assert relative_error(mean * 10, pair.parameters[name].grad.numpy()) <= MAX_ERROR, name
