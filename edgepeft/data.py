@@ -203,8 +203,8 @@ def collate(rows: Sequence[Row], ports: Sequence[Port], pad_token_id: int) -> di
         arrays = [row[port.name] for row in rows]
         longest = np.max([array.shape for array in arrays], axis=0).astype(int)
         stacked = np.full((len(arrays), *longest), fill.get(port.name, 0), dtype=port.dtype)
-        for target, array in zip(stacked, arrays, strict=True):
-            target[tuple(slice(size) for size in array.shape)] = array
+        for index, array in enumerate(arrays):
+            stacked[(index, *(slice(size) for size in array.shape))] = array
         batch[port.name] = stacked
     return batch
 

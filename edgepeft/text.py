@@ -108,5 +108,5 @@ def render(template: str, messages: Sequence[Message], **values: Any) -> str:
     environment.globals["strftime_now"] = lambda form: dt.datetime.now().astimezone().strftime(form)
     try:
         return environment.from_string(template).render(messages=list(messages), **values)
-    except (TemplateError, TypeError, ValueError, KeyError) as error:
+    except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
         raise DataError(f"the chat template refused the messages: {error}") from error

@@ -5,13 +5,39 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from peft import LoraConfig
 from torch import Tensor, nn
 
 import edgepeft_export
+from edgepeft import names
+from edgepeft.manifest import TextInfo
 
-VOCABULARY = 256
+#: Three special tokens, 256 bytes, one to spare.
+VOCABULARY = 260
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<bos>{{ message.role }}: {{ message.content | trim }}<eos>\n{% endfor %}"
+    "{% if add_generation_prompt %}<bos>assistant: {% endif %}"
+)
+
+
+def byte_tokenizer() -> bytes:
+    """A tokenizer.json that knows bytes and the special tokens <pad>, <bos> and <eos>."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    special = ["<pad>", "<bos>", "<eos>"]
+    alphabet = special + sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({text: index for index, text in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(special)
+    return tokenizer.to_str().encode()
+
+
+def text_info() -> TextInfo:
+    """The special tokens and length of the small language models."""
+    return TextInfo(bos_token_id=1, eos_token_ids=[2], pad_token_id=0, max_length=128)
 
 
 def tiny_llama(attention: str = "sdpa") -> nn.Module:
@@ -106,6 +132,8 @@ RECIPES: dict[str, Callable[[], Mapping[str, Any]]] = {
         "example_inputs": text_batch(),
         "loss": "causal_lm",
         "adapter": lora("q_proj", "v_proj", task="CAUSAL_LM"),
+        "text": text_info(),
+        "assets": {names.TOKENIZER: byte_tokenizer(), names.CHAT_TEMPLATE: CHAT_TEMPLATE.encode()},
     },
     "tiny-bert": lambda: {
         "model": tiny_bert(),
@@ -113,6 +141,8 @@ RECIPES: dict[str, Callable[[], Mapping[str, Any]]] = {
         "loss": "cross_entropy",
         "adapter": lora("query", "value", task="SEQ_CLS"),
         "labels": ["red", "green", "blue"],
+        "text": msgspec.structs.replace(text_info(), max_length=64),
+        "assets": {names.TOKENIZER: byte_tokenizer()},
     },
     "conv-net": lambda: {
         "model": ConvNet(),

@@ -1,0 +1,174 @@
+"""A loaded bundle: prediction, hot swap, generation, threads."""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+import edgepeft
+from edgepeft.errors import AdapterError, ArgumentError, BundleError, DataError, EngineError
+
+BATCH = {"input_ids": np.arange(3, 15).reshape(1, 12), "attention_mask": np.ones((1, 12), np.int64)}
+
+
+@pytest.fixture
+def model(bundles: Path) -> edgepeft.Model:
+    return edgepeft.load(bundles / "tiny-llama", threads=1)
+
+
+def moved(adapter: edgepeft.Adapter, seed: int) -> edgepeft.Adapter:
+    """An adapter with other values."""
+    generator = np.random.default_rng(seed)
+    tensors = {
+        name: value + generator.standard_normal(value.shape).astype(np.float32) * 0.3
+        for name, value in sorted(adapter.tensors.items())
+    }
+    return edgepeft.Adapter(tensors, adapter.config, adapter.base_id)
+
+
+def test_a_swap_changes_the_outputs_and_opens_no_session(
+    model: edgepeft.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two adapters give two outputs, back and forth, exactly, on the session that is there."""
+    first, second = model.adapter, moved(model.adapter, 1)
+    outputs = [model.predict(BATCH)["logits"]]
+    monkeypatch.setattr(onnxruntime, "InferenceSession", None)
+    for adapter in (second, first, second):
+        model.use(adapter)
+        outputs.append(model.predict(BATCH)["logits"])
+    assert np.abs(outputs[0] - outputs[1]).max() > 1e-2
+    assert np.array_equal(outputs[0], outputs[2])
+    assert np.array_equal(outputs[1], outputs[3])
+
+
+def test_a_refused_adapter_leaves_the_old_one_in_use(model: edgepeft.Model) -> None:
+    """The error is raised before anything changes."""
+    before, active = model.predict(BATCH)["logits"], model.adapter
+    bad = dict(active.tensors)
+    name = next(iter(bad))
+    bad[name] = np.full_like(bad[name], np.nan)
+    with pytest.raises(AdapterError, match="NaN"):
+        model.use(edgepeft.Adapter(bad, active.config, active.base_id))
+    assert model.adapter is active
+    assert np.array_equal(model.predict(BATCH)["logits"], before)
+
+
+def test_threads_get_their_own_answers(bundles: Path) -> None:
+    """Predictions under way while another thread swaps are those of one adapter or of the other, never a mix."""
+    model = edgepeft.load(bundles / "tiny-llama", threads=1)
+    adapters = [model.adapter, moved(model.adapter, 2)]
+    expected = []
+    for adapter in adapters:
+        model.use(adapter)
+        expected.append(model.predict(BATCH)["logits"])
+    odd: list[np.ndarray] = []
+
+    def predict() -> None:
+        for _ in range(50):
+            got = model.predict(BATCH)["logits"]
+            if not any(np.array_equal(got, one) for one in expected):
+                odd.append(got)
+
+    threads = [threading.Thread(target=predict) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for index in range(200):
+        model.use(adapters[index % 2])
+    for thread in threads:
+        thread.join()
+    assert not odd
+
+
+@pytest.mark.parametrize(
+    ("batch", "words"),
+    [
+        ({"input_ids": BATCH["input_ids"]}, "needs the input 'attention_mask'"),
+        (
+            BATCH | {"input_ids": np.arange(12)},
+            r"'input_ids': expected shape \['batch', 'length'\], got \[12\]",
+        ),
+        (BATCH | {"input_ids": np.full((1, 12), 10_000)}, "refused the batch"),
+    ],
+)
+def test_a_wrong_batch_is_told(model: edgepeft.Model, batch: dict, words: str) -> None:
+    """A missing input, a wrong rank, a token that does not exist."""
+    with pytest.raises(EngineError, match=words):
+        model.predict(batch)
+
+
+def test_greedy_generation_takes_the_best_token(model: edgepeft.Model) -> None:
+    """Each token is the best of the prediction for what stands before it."""
+    assert model.text is not None
+    ids = model.text.encode(model.text.prompt("hi"))
+    expected: list[int] = []
+    for _ in range(6):
+        tokens = np.array([ids + expected])
+        best = int(
+            model.predict({"input_ids": tokens, "attention_mask": np.ones_like(tokens)})["logits"][
+                0, -1
+            ].argmax()
+        )
+        if best in model.text.info.eos_token_ids:
+            break
+        expected.append(best)
+    assert model.generate("hi", max_new_tokens=6) == model.text.decode(expected)
+
+
+def test_draws_follow_the_seed(model: edgepeft.Model) -> None:
+    """The same seed gives the same text, another one another."""
+    texts = [model.generate("hi", max_new_tokens=12, temperature=2.0, seed=seed) for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_generation_stops_at_the_longest_text(model: edgepeft.Model) -> None:
+    """A prompt that fills the model's positions is refused; a shorter one gets what room there is."""
+    with pytest.raises(DataError, match="expected 1 to 127"):
+        model.generate("x" * 200)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"max_new_tokens": 0}, {"temperature": -1.0}, {"temperature": float("nan")}]
+)
+def test_generation_settings_out_of_range(model: edgepeft.Model, setting: dict) -> None:
+    """The message names the setting."""
+    with pytest.raises(ArgumentError, match=next(iter(setting))):
+        model.generate("hi", **setting)
+
+
+def test_a_classifier_does_not_generate(bundles: Path) -> None:
+    """The error says what to call instead."""
+    with pytest.raises(ArgumentError, match="use predict"):
+        edgepeft.load(bundles / "conv-net").generate("hi")
+
+
+def test_unknown_engine_and_threads(bundles: Path) -> None:
+    """Both are wrong use."""
+    with pytest.raises(ArgumentError, match="unknown engine"):
+        edgepeft.load(bundles / "conv-net", engine="fast")
+    with pytest.raises(ArgumentError, match="threads is 0"):
+        edgepeft.load(bundles / "conv-net", threads=0)
+
+
+def test_a_graph_that_onnxruntime_refuses(bundles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the bundle, the graph and the version."""
+    model = edgepeft.load(bundles / "conv-net")
+    monkeypatch.setattr(edgepeft.Bundle, "graph", lambda *_: b"no model")
+    with pytest.raises(EngineError, match=r"conv-net: ONNX Runtime .* refused graph 'infer'"):
+        model.predict({"image": np.zeros((1, 1, 8, 8), np.float32)})
+
+
+def test_weights_are_those_that_were_verified(bundles: Path, tmp_path: Path) -> None:
+    """A file that is altered after opening changes nothing: onnxruntime computes with the verified buffer."""
+    import shutil
+
+    folder = tmp_path / "bundle"
+    shutil.copytree(bundles / "tiny-llama", folder)
+    expected = edgepeft.load(bundles / "tiny-llama").predict(BATCH)["logits"]
+    bundle = edgepeft.Bundle.open(folder)
+    base = folder / "base.safetensors"
+    base.write_bytes(b"\0" * base.stat().st_size)
+    assert np.array_equal(edgepeft.load(bundle).predict(BATCH)["logits"], expected)
+    with pytest.raises(BundleError, match="altered"):
+        edgepeft.Bundle.open(folder)

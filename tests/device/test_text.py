@@ -1,0 +1,65 @@
+"""Chat templates in a sandbox."""
+
+from pathlib import Path
+
+import pytest
+
+import edgepeft
+from edgepeft.errors import DataError
+from edgepeft.text import render
+
+MESSAGES = [{"role": "user", "content": "hi"}]
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("{% for m in messages %}\n  {{ m.role }}={{ m.content }}\n{% endfor %}", "  user=hi\n"),
+        (
+            "{% for m in messages %}{% if m.role == 'x' %}{% continue %}{% endif %}{{ m.content }}{% endfor %}",
+            "hi",
+        ),
+        ("{{ messages | tojson }}", '[{"role": "user", "content": "hi"}]'),
+        ("{% set ns = namespace(n=0) %}{% set ns.n = 2 %}{{ ns.n }}{{ bos_token }}", "2<s>"),
+        ("{{ strftime_now('%%') }}", "%"),
+    ],
+)
+def test_templates_render(template: str, text: str) -> None:
+    """Trimmed blocks, loop controls, tojson, namespaces and the clock, as transformers has them."""
+    assert render(template, MESSAGES, bos_token="<s>") == text  # noqa: S106
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{{ raise_exception('no system message') }}", "no system message"),
+        ("{% for %}", "refused the messages"),
+        ("{{ messages.__class__.__mro__ }}", "unsafe"),
+        ("{{ ''.__class__.__base__.__subclasses__() }}", "unsafe"),
+        ("{{ messages.append(1) }}", "refused the messages"),
+        ("{{ range(10**9) | list }}", "refused the messages"),
+    ],
+)
+def test_templates_that_are_refused(template: str, words: str) -> None:
+    """A template's own error, a broken one, and those that reach for Python or run away."""
+    with pytest.raises(DataError, match=words):
+        render(template, MESSAGES)
+
+
+def test_special_tokens_in_a_prompt_are_one_token_each(bundles: Path) -> None:
+    """The template's <bos> and <eos> are the model's, and decoding leaves them out."""
+    text = edgepeft.load(bundles / "tiny-llama").text
+    assert text is not None
+    ids = text.encode(text.prompt("hi"))
+    assert ids[0] == 1
+    assert ids.count(1) == 2
+    assert text.decode(ids) == "user: hi\nassistant: "
+
+
+def test_messages_need_a_template(bundles: Path) -> None:
+    """A model without a chat template takes text only."""
+    text = edgepeft.load(bundles / "tiny-bert").text
+    assert text is not None
+    assert text.prompt("plain") == "plain"
+    with pytest.raises(DataError, match="no chat template"):
+        text.prompt(MESSAGES)

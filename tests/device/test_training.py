@@ -1,0 +1,241 @@
+"""Training runs: what a step is made of, and that a run can be cut and resumed at any step."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edgepeft
+from edgepeft import checkpoint, names, store, training
+from edgepeft.engines.base import StepResult
+from edgepeft.errors import ArgumentError, CheckpointError, NonFiniteLossError, StorageError
+
+Rows = list[dict[str, np.ndarray]]
+
+
+@pytest.fixture(scope="module")
+def rows() -> Rows:
+    """Eleven rows of unequal length."""
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(4, 20, 11)
+    return [
+        {
+            "input_ids": generator.integers(3, 200, length),
+            "attention_mask": np.ones(length, np.int64),
+            "labels": generator.integers(3, 200, length),
+        }
+        for length in lengths
+    ]
+
+
+def arguments(**changes) -> edgepeft.TrainingArguments:
+    settings = {"learning_rate": 1e-2, "max_steps": 8, "batch_size": 2, "gradient_accumulation": 2, "seed": 3}
+    return edgepeft.TrainingArguments(**(settings | changes))
+
+
+class Cut(edgepeft.Callback):
+    """Stops a run after a step as a power cut would: with no chance to save."""
+
+    def __init__(self, after: int) -> None:
+        self._after = after
+
+    def on_step_end(self, step: int, result: StepResult) -> None:
+        del result
+        if step > self._after:
+            raise KeyboardInterrupt
+
+
+def same(one: edgepeft.Adapter, other: edgepeft.Adapter) -> bool:
+    return all(np.array_equal(one.tensors[name], other.tensors[name]) for name in one.tensors)
+
+
+def test_training_lowers_the_loss_and_the_model_uses_the_result(bundles: Path, rows: Rows) -> None:
+    """The losses fall, on what is trained on and in evaluation, and the model answers with the new adapter."""
+    model = edgepeft.load(bundles / "tiny-llama")
+    before = model.adapter
+    result = edgepeft.Trainer(model, arguments(max_steps=30, learning_rate=3e-2)).fit(rows, rows)
+    assert result.losses[-1] < result.losses[0] - 0.1
+    assert result.evaluation_losses[0][0] == 0
+    assert result.evaluation_losses[-1][1] < result.evaluation_losses[0][1] - 0.1
+    assert result.steps == len(result.losses) == 30
+    assert model.adapter is result.adapter
+    assert not same(before, result.adapter)
+    assert result.tokens_per_second > 0
+    assert result.peak_memory_bytes > 10_000_000
+
+
+@pytest.mark.parametrize("cut", range(1, 8))
+def test_a_run_cut_at_any_step_ends_as_one_that_was_not(
+    bundles: Path, rows: Rows, tmp_path: Path, cut: int
+) -> None:
+    """Bit for bit the same adapter and losses, with accumulation and shuffling over two epochs."""
+    whole = edgepeft.Trainer(edgepeft.load(bundles / "tiny-llama"), arguments(checkpoint_every=1)).fit(
+        rows, rows[:3]
+    )
+    first = edgepeft.Trainer(edgepeft.load(bundles / "tiny-llama"), arguments(checkpoint_every=1))
+    with pytest.raises(KeyboardInterrupt):
+        first.fit(rows, rows[:3], callbacks=[Cut(cut)], checkpoint_dir=tmp_path)
+    again = edgepeft.Trainer(edgepeft.load(bundles / "tiny-llama"), arguments(checkpoint_every=1))
+    result = again.fit(rows, rows[:3], checkpoint_dir=tmp_path, resume=True)
+    assert same(whole.adapter, result.adapter)
+    assert result.losses == whole.losses
+    assert result.evaluation_losses == whole.evaluation_losses
+
+
+def test_the_seed_decides_the_order(bundles: Path, rows: Rows) -> None:
+    """The same seed gives the same adapter, another one another."""
+    results = [
+        edgepeft.Trainer(edgepeft.load(bundles / "tiny-llama"), arguments(seed=seed)).fit(rows)
+        for seed in (3, 3, 4)
+    ]
+    assert same(results[0].adapter, results[1].adapter)
+    assert not same(results[0].adapter, results[2].adapter)
+
+
+@pytest.mark.parametrize(("rows", "batch", "accumulation"), [(11, 2, 2), (4, 4, 1), (3, 8, 2), (1, 1, 1)])
+def test_an_epoch_takes_every_row_once(rows: int, batch: int, accumulation: int) -> None:
+    """The batches of an epoch's steps hold each row exactly once, and none is too large."""
+    settings = arguments(batch_size=batch, gradient_accumulation=accumulation)
+    steps = range(1, training.steps_per_epoch(rows, settings) + 1)
+    batches = [pick for step in steps for pick in training.rows_of_step(step, rows, settings)]
+    assert sorted(index for pick in batches for index in pick) == list(range(rows))
+    assert all(0 < len(pick) <= batch for pick in batches)
+
+
+def test_epochs_make_as_many_steps_as_they_need() -> None:
+    """Eleven rows in updates of four make three steps an epoch."""
+    settings = edgepeft.TrainingArguments(epochs=5, batch_size=2, gradient_accumulation=2)
+    assert training.total_steps(11, settings) == 15
+
+
+def test_a_loss_that_is_not_finite_changes_nothing(bundles: Path, tmp_path: Path) -> None:
+    """The error names the step; the model keeps its adapter, and the checkpoint is that of the step before."""
+    images = [{"image": np.full((1, 8, 8), i, np.float32), "labels": np.array(i)} for i in range(6)]
+    images[4]["image"] = np.full((1, 8, 8), np.nan, np.float32)
+    model = edgepeft.load(bundles / "conv-net")
+    before = model.adapter
+    settings = edgepeft.TrainingArguments(max_steps=6, batch_size=1, seed=2, checkpoint_every=1)
+    order = [next(training.rows_of_step(step, 6, settings))[0] for step in range(1, 7)]
+    bad = order.index(4) + 1
+    assert bad > 1
+    with pytest.raises(NonFiniteLossError, match=f"step {bad}: the loss is nan"):
+        edgepeft.Trainer(model, settings).fit(images, checkpoint_dir=tmp_path)
+    assert model.adapter is before
+    run, _, state = checkpoint.load(tmp_path / training.CHECKPOINT, model.bundle.manifest.adapter_names)
+    assert run.step == state.step == bad - 1
+    assert all(np.isfinite(value).all() for value in state.adapter.values())
+
+
+def test_a_row_without_labels_is_told_as_such(bundles: Path) -> None:
+    """A batch in which nothing is counted has no loss."""
+    row = {"input_ids": np.arange(3, 9), "attention_mask": np.ones(6, np.int64), "labels": np.full(6, -100)}
+    with pytest.raises(NonFiniteLossError, match="row without labels"):
+        edgepeft.Trainer(edgepeft.load(bundles / "tiny-llama"), arguments()).fit([row])
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(
+    bundles: Path, rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run ends with StorageError, and the older checkpoint still resumes to the same end."""
+    whole = edgepeft.Trainer(edgepeft.load(bundles / "tiny-llama"), arguments(checkpoint_every=1)).fit(rows)
+    real, calls = store.write_file, []
+
+    def full_at_third(path: Path, content: bytes) -> None:
+        calls.append(path)
+        if len(calls) >= 3:
+            raise StorageError(f"{path}: cannot be written: No space left on device.")
+        real(path, content)
+
+    monkeypatch.setattr(store, "write_file", full_at_third)
+    trainer = edgepeft.Trainer(edgepeft.load(bundles / "tiny-llama"), arguments(checkpoint_every=1))
+    with pytest.raises(StorageError, match="No space left"):
+        trainer.fit(rows, checkpoint_dir=tmp_path)
+    monkeypatch.undo()
+    resumed = edgepeft.Trainer(edgepeft.load(bundles / "tiny-llama"), arguments(checkpoint_every=1))
+    assert same(resumed.fit(rows, checkpoint_dir=tmp_path, resume=True).adapter, whole.adapter)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"learning_rate": 2e-2}, "learning_rate=0.01, got 0.02"),
+        ({"seed": 9}, "seed=3, got 9"),
+    ],
+)
+def test_a_run_resumes_only_as_itself(
+    bundles: Path, rows: Rows, tmp_path: Path, change: dict, words: str
+) -> None:
+    """Other arguments are refused by name."""
+    edgepeft.Trainer(edgepeft.load(bundles / "tiny-llama"), arguments()).fit(rows, checkpoint_dir=tmp_path)
+    trainer = edgepeft.Trainer(edgepeft.load(bundles / "tiny-llama"), arguments(**change))
+    with pytest.raises(CheckpointError, match=words):
+        trainer.fit(rows, checkpoint_dir=tmp_path, resume=True)
+
+
+def test_a_run_resumes_only_with_its_data_and_bundle(bundles: Path, rows: Rows, tmp_path: Path) -> None:
+    """Other rows, another bundle and a damaged file are refused."""
+    edgepeft.Trainer(edgepeft.load(bundles / "tiny-llama"), arguments()).fit(rows, checkpoint_dir=tmp_path)
+    trainer = edgepeft.Trainer(edgepeft.load(bundles / "tiny-llama"), arguments())
+    with pytest.raises(CheckpointError, match="other training data"):
+        trainer.fit(rows[1:], checkpoint_dir=tmp_path, resume=True)
+    images = [{"image": np.zeros((1, 8, 8), np.float32), "labels": np.array(1)}]
+    other = edgepeft.Trainer(edgepeft.load(bundles / "conv-net"), arguments())
+    with pytest.raises(CheckpointError, match="not the bundle's"):
+        other.fit(images, checkpoint_dir=tmp_path, resume=True)
+    path = tmp_path / training.CHECKPOINT
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors"):
+        trainer.fit(rows, checkpoint_dir=tmp_path, resume=True)
+
+
+def test_resume_without_a_checkpoint_starts_afresh(bundles: Path, rows: Rows, tmp_path: Path) -> None:
+    """The first start of a program that always resumes."""
+    result = edgepeft.Trainer(edgepeft.load(bundles / "tiny-llama"), arguments()).fit(
+        rows, checkpoint_dir=tmp_path, resume=True
+    )
+    assert result.steps == 8
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"learning_rate": 0.0},
+        {"learning_rate": -1.0},
+        {"learning_rate": math.nan},
+        {"batch_size": 0},
+        {"gradient_accumulation": 0},
+        {"max_steps": 0},
+        {"beta1": 1.0},
+        {"max_grad_norm": 0.0},
+        {"weight_decay": -0.1},
+        {"evaluate_every": 0},
+        {"seed": -1},
+    ],
+)
+def test_a_setting_out_of_range_is_named(setting: dict) -> None:
+    """The message names the setting, what it was and what is expected."""
+    (name,) = setting
+    with pytest.raises(ArgumentError, match=f"{name} is .*; expected"):
+        arguments(**setting)
+
+
+def test_epochs_and_steps_exclude_each_other() -> None:
+    """Only one can decide how long a run is."""
+    with pytest.raises(ArgumentError, match=r"epochs and max_steps"):
+        edgepeft.TrainingArguments(epochs=1, max_steps=1)
+
+
+def test_every_kind_of_model_trains(bundles: Path) -> None:
+    """Images by class, with rows of fixed size."""
+    generator = np.random.default_rng(1)
+    data = [
+        {"image": generator.standard_normal((1, 8, 8)).astype(np.float32), "labels": np.array(i % 3)}
+        for i in range(9)
+    ]
+    model = edgepeft.load(bundles / "conv-net")
+    before = model.evaluate(data)
+    edgepeft.Trainer(model, edgepeft.TrainingArguments(learning_rate=3e-2, epochs=12, batch_size=3)).fit(data)
+    after = model.evaluate(data)
+    assert after[names.LOSS] < before[names.LOSS] - 0.3
+    assert after["accuracy"] > before["accuracy"]
