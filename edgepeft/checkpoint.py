@@ -71,7 +71,7 @@ def load(path: str | os.PathLike[str], adapter_names: tuple[str, ...]) -> tuple[
     """Reads a checkpoint.
 
     Raises:
-        CheckpointError: The file is malformed, or does not have the bundle's adapter tensors.
+        CheckpointError: The file is malformed, or its tensors are not the bundle's, each with its two moments.
     """
     where = str(path)
     content = store.read_once(Path(path), limits.MAX_CHECKPOINT_BYTES, CheckpointError)
@@ -80,8 +80,10 @@ def load(path: str | os.PathLike[str], adapter_names: tuple[str, ...]) -> tuple[
         run = msgspec.json.decode(metadata.get(_KEY, ""), type=Run)
     except msgspec.DecodeError as error:
         raise CheckpointError(f"{where}: is no checkpoint of edgepeft: {error}.") from error
-    expected = {rename(name) for rename in _RENAMES for name in adapter_names}
-    if set(arrays) != expected | {_LOSSES, _EVALUATION}:
+    shapes = {name: array.shape for name, array in arrays.items()}
+    expected = {rename(name): shapes.get(name) for rename in _RENAMES for name in adapter_names}
+    expected |= {_LOSSES: (run.step,), _EVALUATION: (*shapes.get(_EVALUATION, ())[:1], 2)}
+    if shapes != expected:
         raise CheckpointError(
             f"{where}: its tensors are not the bundle's. Resume with the bundle it was made on."
         )

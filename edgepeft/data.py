@@ -3,13 +3,13 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgepeft import limits, names
+from edgepeft import arrays, limits, names
 from edgepeft.errors import DataError
 from edgepeft.manifest import Manifest, Port
 from edgepeft.tensors import Array
@@ -38,16 +38,25 @@ def read_rows(data: Data, manifest: Manifest, text: Text | None) -> list[Row]:
     Raises:
         DataError: A row is broken or unusable; the message says which and why. Nothing is dropped silently.
     """
-    if isinstance(data, str | os.PathLike):
-        source: Iterable[tuple[str, Mapping[str, Any]]] = read_json_lines(Path(data))
-        name = str(data)
-    else:
-        source = ((f"row {index}", record) for index, record in enumerate(data, 1))
-        name = "the data"
-    rows = [_row(where, record, manifest, text) for where, record in source]
+    name, records = _records(data)
+    rows = []
+    for where, record in records:
+        try:
+            rows.append(_row(record, manifest, text))
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from error
     if not rows:
         raise DataError(f"{name}: has no rows. Expected at least one.")
     return rows
+
+
+def _records(data: Data) -> tuple[str, Iterable[tuple[str, Any]]]:
+    """The data's name, and each record with its place."""
+    if isinstance(data, str | os.PathLike):
+        return str(data), read_json_lines(Path(data))
+    if isinstance(data, Mapping) or not isinstance(data, Iterable):
+        raise DataError(f"the data: expected a JSON Lines file or a list of rows, got {type(data).__name__}.")
+    return "the data", ((f"row {index}", record) for index, record in enumerate(data, 1))
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -78,115 +87,150 @@ def _json_object(where: str, line: bytes) -> Mapping[str, Any]:
     return record
 
 
-def _row(where: str, record: Mapping[str, Any], manifest: Manifest, text: Text | None) -> Row:
+def _row(record: Any, manifest: Manifest, text: Text | None) -> Row:
+    if not isinstance(record, Mapping):
+        raise DataError(f"expected a mapping of names to values, got {type(record).__name__}.")
     keys = frozenset(record)
-    if text is not None and keys in _ENCODERS:
-        return _ENCODERS[keys](where, record, manifest, text)
     ports = manifest.data_inputs(names.TRAIN)
-    if {port.name for port in ports} <= keys:
-        return {port.name: _array(where, record[port.name], port) for port in ports}
-    wanted = ", ".join(port.name for port in ports)
-    forms = f"{_FORMS}, or the arrays {wanted}" if text is not None else f"the arrays {wanted}"
-    raise DataError(f"{where}: has the keys {', '.join(sorted(keys)) or 'none'}; expected {forms}.")
+    if text is not None and keys in _ENCODERS:
+        task, encode = _ENCODERS[keys]
+        if manifest.task != task:
+            raise DataError(f"is for a {_MODELS[task]}; this bundle's task is {manifest.task}.")
+        row = _checked_lengths(encode(record, manifest, text), ports, text)
+    elif {port.name for port in ports} <= keys:
+        row = {port.name: _array(record[port.name], port) for port in ports}
+    else:
+        wanted = ", ".join(port.name for port in ports)
+        forms = f"{_FORMS}, or the arrays {wanted}" if text is not None else f"the arrays {wanted}"
+        raise DataError(f"has the keys {', '.join(sorted(map(str, keys))) or 'none'}; expected {forms}.")
+    _check_sizes(row, ports)
+    _check_labels(row, manifest)
+    return row
 
 
-def _array(where: str, value: Any, port: Port) -> Array:
+def _array(value: Any, port: Port) -> Array:
     try:
-        array = np.asarray(value, dtype=port.dtype)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{where}: {port.name!r} is no {port.dtype} array: {error}.") from error
-    if array.ndim != len(port.shape) - 1:
-        raise DataError(
-            f"{where}: {port.name!r} has shape {list(array.shape)}, expected {port.shape[1:]} a row."
+        return arrays.convert(value, port.dtype)
+    except ValueError as error:
+        raise DataError(f"{port.name!r} is no {port.dtype} array: {error}.") from error
+
+
+def _check_sizes(row: Row, ports: Sequence[Port]) -> None:
+    """Every axis is as long as the graph says, and axes of one name are as long as each other."""
+    seen: dict[str, tuple[int, str]] = {}
+    for port in ports:
+        shape, expected = row[port.name].shape, port.shape[1:]
+        fits = len(shape) == len(expected) and all(
+            got > 0 and (isinstance(want, str) or want == got)
+            for want, got in zip(expected, shape, strict=True)
         )
-    for want, got in zip(port.shape[1:], array.shape, strict=True):
-        if isinstance(want, int) and want != got:
-            raise DataError(
-                f"{where}: {port.name!r} has shape {list(array.shape)}, expected {port.shape[1:]}."
-            )
-    return array
+        if not fits:
+            raise DataError(f"{port.name!r} has shape {list(shape)}, expected {expected} a row.")
+        for want, got in zip(expected, shape, strict=True):
+            size, first = seen.setdefault(str(want), (got, port.name))
+            if size != got:
+                raise DataError(f"{first!r} and {port.name!r} differ in {want}: {size} and {got}.")
 
 
-def _string(where: str, record: Mapping[str, Any], key: str) -> str:
+def _check_labels(row: Row, manifest: Manifest) -> None:
+    """A row of classes names none that the model does not know; a graph may take one below 0 for another."""
+    axis = _CLASS_AXIS.get(manifest.loss)
+    labels = row.get(names.LABELS)
+    if axis is None or labels is None:
+        return
+    logits = next((port for port in manifest.graphs[names.INFER].outputs if port.name == "logits"), None)
+    classes = logits.shape[axis] if logits is not None and len(logits.shape) > 1 else None
+    unknown = (labels < 0) if not isinstance(classes, int) else (labels < 0) | (labels >= classes)
+    wrong = labels[unknown & (labels != IGNORED)]
+    if wrong.size:
+        known = f"0 to {classes - 1}" if isinstance(classes, int) else "numbers from 0"
+        raise DataError(f"holds the label {wrong[0]}; the model knows {known}, and {IGNORED} for none.")
+
+
+def _string(record: Mapping[str, Any], key: str) -> str:
     if not isinstance(record[key], str) or not record[key]:
-        raise DataError(f"{where}: {key!r} is {record[key]!r}; expected a text that is not empty.")
+        raise DataError(f"{key!r} is {repr(record[key])[:80]}; expected a text that is not empty.")
     return str(record[key])
 
 
-def _text(where: str, record: Mapping[str, Any], manifest: Manifest, text: Text) -> Row:
-    return _counted(where, [], text.encode(_string(where, record, "text")), manifest, text)
+def _text(record: Mapping[str, Any], _: Manifest, text: Text) -> Row:
+    return _counted([], text.encode_start(_string(record, "text")), text)
 
 
-def _completion(where: str, record: Mapping[str, Any], manifest: Manifest, text: Text) -> Row:
-    prompt = text.encode(text.prompt(_string(where, record, "prompt")))
-    return _counted(where, prompt, text.encode(_string(where, record, "completion")), manifest, text)
+def _completion(record: Mapping[str, Any], _: Manifest, text: Text) -> Row:
+    prompt = text.encode_prompt(_string(record, "prompt"))
+    return _counted(prompt, text.encode(_string(record, "completion")), text)
 
 
-def _messages(where: str, record: Mapping[str, Any], manifest: Manifest, text: Text) -> Row:
+def _messages(record: Mapping[str, Any], _: Manifest, text: Text) -> Row:
     messages = record["messages"]
     good = isinstance(messages, list) and all(
         isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
         for m in messages
     )
     if not good or len(messages) < 2 or messages[-1]["role"] != "assistant":
-        raise DataError(
-            f'{where}: "messages" must be {{"role", "content"}} texts that end with the assistant\'s.'
-        )
-    prompt = text.encode(text.prompt(messages[:-1]))
-    return _counted(where, prompt, text.encode(messages[-1]["content"]), manifest, text)
+        raise DataError('"messages" must be {"role", "content"} texts that end with the assistant\'s.')
+    return _counted(text.encode_prompt(messages[:-1]), text.encode(messages[-1]["content"]), text)
 
 
-def _counted(where: str, prompt: list[int], completion: list[int], manifest: Manifest, text: Text) -> Row:
+def _counted(prompt: list[int], completion: list[int], text: Text) -> Row:
     """A row of a causal language model: the loss counts the completion and the token that ends it."""
-    if manifest.task != "causal_lm":
-        raise DataError(f"{where}: is for a language model; this bundle's task is {manifest.task}.")
     ids = prompt + completion + text.info.eos_token_ids[:1]
-    if len(ids) > text.info.max_length:
-        raise DataError(
-            f"{where}: is {len(ids)} tokens long; the model takes {text.info.max_length}. Split it."
-        )
     labels = [IGNORED] * len(prompt) + ids[len(prompt) :]
+    return _tokens(ids) | {names.LABELS: np.array(labels, dtype=np.int64)}
+
+
+def _labelled(record: Mapping[str, Any], manifest: Manifest, text: Text) -> Row:
+    ids = text.encode_sequence(_string(record, "text"))
+    return _tokens(ids) | {
+        "token_type_ids": np.zeros(len(ids), dtype=np.int64),
+        names.LABELS: np.array(_class_index(record["label"], manifest), dtype=np.int64),
+    }
+
+
+def _tokens(ids: list[int]) -> dict[str, Array]:
     return {
         "input_ids": np.array(ids, dtype=np.int64),
         "attention_mask": np.ones(len(ids), dtype=np.int64),
-        names.LABELS: np.array(labels, dtype=np.int64),
     }
 
 
-def _labelled(where: str, record: Mapping[str, Any], manifest: Manifest, text: Text) -> Row:
-    if manifest.task != "sequence_classification":
-        raise DataError(f"{where}: is for a classifier; this bundle's task is {manifest.task}.")
-    ids = text.encode_sequence(_string(where, record, "text"))
-    if len(ids) > text.info.max_length:
-        raise DataError(
-            f"{where}: is {len(ids)} tokens long; the model takes {text.info.max_length}. Split it."
-        )
-    values = {
-        "input_ids": np.array(ids, dtype=np.int64),
-        "attention_mask": np.ones(len(ids), dtype=np.int64),
-        "token_type_ids": np.zeros(len(ids), dtype=np.int64),
-        names.LABELS: np.array(_class_index(where, record["label"], manifest), dtype=np.int64),
-    }
-    return {port.name: values[port.name] for port in manifest.data_inputs(names.TRAIN)}
+def _checked_lengths(values: Row, ports: Sequence[Port], text: Text) -> Row:
+    """The inputs that the graph takes, of a row that the model has room for."""
+    length = len(values["input_ids"])
+    if length > text.info.max_length:
+        raise DataError(f"is {length} tokens long; the model takes {text.info.max_length}. Split it.")
+    unknown = next((port.name for port in ports if port.name not in values), None)
+    if unknown is not None:
+        raise DataError(f"this model also takes {unknown!r}, which no text gives. Give arrays instead.")
+    return {port.name: values[port.name] for port in ports}
 
 
-def _class_index(where: str, label: Any, manifest: Manifest) -> int:
+def _class_index(label: Any, manifest: Manifest) -> int:
     classes = manifest.labels or []
     if isinstance(label, str) and label in classes:
         return classes.index(label)
     if type(label) is int and label >= 0 and (not classes or label < len(classes)):
         return label
-    raise DataError(
-        f"{where}: label {label!r} is unknown; the model knows {', '.join(classes) or 'numbers from 0'}."
-    )
+    known = ", ".join(classes) or "numbers from 0"
+    raise DataError(f"label {repr(label)[:80]} is unknown; the model knows {known}.")
 
 
-_ENCODERS = {
-    frozenset({"text"}): _text,
-    frozenset({"prompt", "completion"}): _completion,
-    frozenset({"messages"}): _messages,
-    frozenset({"text", "label"}): _labelled,
+#: Who takes text, by task.
+_MODELS = {"causal_lm": "language model", "sequence_classification": "classifier"}
+
+_Encode = Callable[[Mapping[str, Any], Manifest, Text], Row]
+
+#: By the keys of a record: the task that it is for, and how it becomes a row.
+_ENCODERS: dict[frozenset[str], tuple[str, _Encode]] = {
+    frozenset({"text"}): ("causal_lm", _text),
+    frozenset({"prompt", "completion"}): ("causal_lm", _completion),
+    frozenset({"messages"}): ("causal_lm", _messages),
+    frozenset({"text", "label"}): ("sequence_classification", _labelled),
 }
+
+#: By loss, for those whose labels are classes: the axis of the logits that has a place for each class.
+_CLASS_AXIS = {"causal_lm": -1, "cross_entropy": 1}
 
 
 def collate(rows: Sequence[Row], ports: Sequence[Port], pad_token_id: int) -> dict[str, Array]:
@@ -200,11 +244,11 @@ def collate(rows: Sequence[Row], ports: Sequence[Port], pad_token_id: int) -> di
     fill = {"input_ids": pad_token_id, names.LABELS: IGNORED}
     batch: dict[str, Array] = {}
     for port in ports:
-        arrays = [row[port.name] for row in rows]
-        longest = np.max([array.shape for array in arrays], axis=0).astype(int)
-        stacked = np.full((len(arrays), *longest), fill.get(port.name, 0), dtype=port.dtype)
-        for index, array in enumerate(arrays):
-            stacked[(index, *(slice(size) for size in array.shape))] = array
+        values = [row[port.name] for row in rows]
+        longest = np.max([value.shape for value in values], axis=0).astype(int)
+        stacked = np.full((len(values), *longest), fill.get(port.name, 0), dtype=port.dtype)
+        for index, value in enumerate(values):
+            stacked[index, ...][tuple(slice(size) for size in value.shape)] = value
         batch[port.name] = stacked
     return batch
 

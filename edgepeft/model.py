@@ -12,7 +12,7 @@ from edgepeft import generation, names
 from edgepeft.adapter import Adapter, check_fits
 from edgepeft.bundle import Bundle
 from edgepeft.data import Data, Row, collate, read_rows
-from edgepeft.engines.base import Batch, Engine
+from edgepeft.engines.base import Batch, Engine, weighted_mean
 from edgepeft.engines.stock import StockEngine
 from edgepeft.errors import ArgumentError, DataError
 from edgepeft.tensors import Array
@@ -76,7 +76,10 @@ class Model:
 
         Raises:
             DataError: A row is unusable; the message says which.
+            ArgumentError: `batch_size` is less than 1.
         """
+        if batch_size < 1:
+            raise ArgumentError(f"batch_size is {batch_size}; expected 1 or more.")
         rows = read_rows(data, self.bundle.manifest, self.text)
         return self.evaluate_rows(rows, batch_size, self._active.prepared)
 
@@ -92,8 +95,10 @@ class Model:
             weights.append(float(outputs[names.WEIGHT]))
             if self.bundle.manifest.task == "sequence_classification":
                 right += int((outputs["logits"].argmax(-1) == batch[names.LABELS]).sum())
+        if not sum(weights):
+            raise DataError("no row has a label that counts: there is no loss to measure.")
         result = {
-            "loss": float(np.average(losses, weights=weights)),
+            "loss": weighted_mean(losses, weights),
             "counted": sum(weights),
             "rows": float(len(rows)),
         }
@@ -113,6 +118,8 @@ class Model:
         *,
         max_new_tokens: int = 64,
         temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
         seed: int = 0,
     ) -> str:
         """Continues a prompt with a causal language model; the same seed gives the same text.
@@ -122,19 +129,22 @@ class Model:
                 with "role" and "content".
             max_new_tokens: Most tokens to add.
             temperature: 0 takes the best token every time; more draws, the higher the wilder.
+            top_k: Draw among this many best tokens only.
+            top_p: Draw among the best tokens that together have this probability only.
             seed: Seed of the draws.
 
         Raises:
             ArgumentError: A setting is out of range, or the bundle is no language model.
             DataError: The prompt leaves no room for an answer.
         """
-        generation.check_arguments(max_new_tokens, temperature)
+        generation.check_length(max_new_tokens)
+        sampling = generation.Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
         text = self.text
         if text is None or self.bundle.manifest.task != "causal_lm":
             raise ArgumentError(f"{self.bundle.path}: is no language model with a tokenizer; use predict.")
-        choose = generation.chooser(temperature, seed)
+        choose = generation.chooser(sampling)
         prepared = self._active.prepared
-        ids = text.encode(text.prompt(prompt))
+        ids = text.encode_prompt(prompt)
         room = text.info.max_length - len(ids)
         if not ids or room < 1:
             raise DataError(

@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from edgepeft.engines.base import StepResult
-from edgepeft.training import Callback, TrainingResult
+from edgepeft.training import Callback
 
 #: Lines that a run prints into a pipe, about.
 _LINES = 20
@@ -40,9 +40,8 @@ class TerminalProgress(Callback):
         del step
         self._held_out = f", held-out {loss:.4f}"
 
-    def on_train_end(self, result: TrainingResult) -> None:
-        """Leaves the finished bar standing."""
-        del result
+    def close(self) -> None:
+        """Leaves the bar standing, and gives the terminal its cursor back."""
         self._bar.stop()
 
 

@@ -1,9 +1,7 @@
 """Text in and out of a language model: the bundle's tokenizer and chat template, without transformers."""
 
-import datetime as dt
-import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from edgepeft import names
 from edgepeft.bundle import Bundle
@@ -28,25 +26,46 @@ class Text:
                 f"{bundle.path}: was exported without a tokenizer. Give arrays instead of text."
             )
         self.info = bundle.manifest.text
-        self._tokenizer = _tokenizer(bytes(bundle.asset(names.TOKENIZER)).decode())
+        self._tokenizer = _tokenizer(bundle.asset(names.TOKENIZER).decode())
         self._template = None
         if bundle.has_asset(names.CHAT_TEMPLATE):
-            self._template = bytes(bundle.asset(names.CHAT_TEMPLATE)).decode()
+            self._template = bundle.asset(names.CHAT_TEMPLATE).decode()
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text, without special tokens that the text does not name."""
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
+        """Token ids of a piece of text, without special tokens that the text does not name."""
+        return self._ids(text, special=False)
 
     def encode_sequence(self, text: str) -> list[int]:
         """Token ids of a whole text for a classifier, with the special tokens that the tokenizer adds."""
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=True).ids
-        return ids
+        return self._ids(text, special=True)
+
+    def encode_start(self, text: str) -> list[int]:
+        """Token ids of a text that goes on: with the token that begins a sequence, if the tokenizer adds one."""
+        begin = self._ids("", special=True)[:1]
+        return (begin if begin == [self.info.bos_token_id] else []) + self.encode(text)
+
+    def encode_prompt(self, prompt: str | Sequence[Message]) -> list[int]:
+        """Token ids of a prompt, put through the model's chat template where it has one.
+
+        Raises:
+            DataError: Messages for a model without a chat template, or messages that the template refuses.
+        """
+        if self._template is None and isinstance(prompt, str):
+            return self.encode_start(prompt)
+        return self.encode(self.prompt(prompt))  # a template writes the first token itself
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens left out."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
+
+    def _ids(self, text: str, *, special: bool) -> list[int]:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"the text is no Unicode at character {error.start}: half of a pair.") from error
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special).ids
+        return ids
 
     def prompt(self, prompt: str | Sequence[Message]) -> str:
         """A prompt as the model expects it: through its chat template where it has one, else as it is.
@@ -60,7 +79,7 @@ class Text:
         if self._template is None:
             raise DataError("the model has no chat template. Give a text instead of messages.")
         tokens = {
-            f"{kind}_token": "" if token is None else self._tokenizer.id_to_token(token)
+            f"{kind}_token": "" if token is None else str(self._tokenizer.id_to_token(token))
             for kind, token in (
                 ("bos", self.info.bos_token_id),
                 ("eos", next(iter(self.info.eos_token_ids), None)),
@@ -90,23 +109,9 @@ def render(template: str, messages: Sequence[Message], **values: Any) -> str:
         DataError: The template refused the messages, or is not valid.
     """
     try:
-        from jinja2 import TemplateError  # noqa: PLC0415 - an extra
-        from jinja2.sandbox import ImmutableSandboxedEnvironment  # noqa: PLC0415 - an extra
+        from edgepeft import chat  # noqa: PLC0415 - needs an extra
     except ImportError as error:
         raise EdgepeftError(
             "chat needs the jinja2 package. Install it: pip install 'edgepeft[text]'."
         ) from error
-
-    def refuse(message: str) -> NoReturn:
-        raise TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
-    environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = lambda form: dt.datetime.now().astimezone().strftime(form)
-    try:
-        return environment.from_string(template).render(messages=list(messages), **values)
-    except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
-        raise DataError(f"the chat template refused the messages: {error}") from error
+    return chat.render(template, messages, **values)

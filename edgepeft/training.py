@@ -1,11 +1,13 @@
 """The training loop: which rows make which step, and what is done after each."""
 
+import contextlib
 import dataclasses
 import math
 import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Literal
 
@@ -65,16 +67,10 @@ class TrainingArguments:
             object.__setattr__(self, "epochs", DEFAULT_EPOCHS)
         if self.epochs is not None and self.max_steps is not None:
             raise ArgumentError("epochs and max_steps are both given; expected one of them.")
-        for name, (lowest, highest, open_end) in _RANGES.items():
+        for name, bounds in _RANGES.items():
             value = getattr(self, name)
-            if value is None:
-                continue
-            above = value > lowest if open_end else value >= lowest
-            if not (above and value <= highest):
-                relation = "more than" if open_end else "at least"
-                raise ArgumentError(
-                    f"{name} is {value}; expected {relation} {lowest:g} and at most {highest:g}."
-                )
+            if value is not None or name not in _OPTIONAL:
+                object.__setattr__(self, name, bounds.checked(name, value))
 
     def settings(self) -> StepSettings:
         """The hyperparameters of an update."""
@@ -85,22 +81,50 @@ class TrainingArguments:
 
 DEFAULT_EPOCHS = 3
 
-#: Lowest and highest value of each setting, and whether the lowest itself is too low.
-_RANGES: dict[str, tuple[float, float, bool]] = {
-    "learning_rate": (0, 1e3, True),
-    "epochs": (1, 1e6, False),
-    "max_steps": (1, 1e9, False),
-    "batch_size": (1, 1 << 16, False),
-    "gradient_accumulation": (1, 1 << 16, False),
-    "beta1": (0, 1 - 1e-9, False),
-    "beta2": (0, 1 - 1e-12, False),
-    "epsilon": (0, 1, True),
-    "weight_decay": (0, 1e3, False),
-    "max_grad_norm": (0, math.inf, True),
-    "seed": (0, 2**63 - 1, False),
-    "evaluate_every": (1, 1e9, False),
-    "checkpoint_every": (1, 1e9, False),
+
+@dataclass(frozen=True, kw_only=True)
+class _Range:
+    """What a setting may be: whole or not, from `lowest` (or just above it) to `highest`."""
+
+    lowest: float
+    highest: float
+    whole: bool = False
+    above_lowest: bool = False
+
+    def checked(self, name: str, value: object) -> float:
+        """The value as Python's own int or float."""
+        kind, expected = (Integral, "a whole number") if self.whole else (Real, "a number")
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ArgumentError(f"{name} is {value!r}; expected {expected}.")
+        number = int(value) if self.whole else float(value)  # type: ignore[call-overload]
+        fits = number > self.lowest if self.above_lowest else number >= self.lowest
+        if not (fits and number <= self.highest):
+            relation = "more than" if self.above_lowest else "at least"
+            raise ArgumentError(
+                f"{name} is {number}; expected {relation} {self.lowest:g} and at most {self.highest:g}."
+            )
+        return number
+
+
+_COUNT = _Range(lowest=1, highest=10**9, whole=True)
+_ROWS = _Range(lowest=1, highest=1 << 16, whole=True)
+
+_RANGES: dict[str, _Range] = {
+    "learning_rate": _Range(lowest=0, highest=1e3, above_lowest=True),
+    "epochs": _COUNT,
+    "max_steps": _COUNT,
+    "batch_size": _ROWS,
+    "gradient_accumulation": _ROWS,
+    "beta1": _Range(lowest=0, highest=1 - 1e-9),
+    "beta2": _Range(lowest=0, highest=1 - 1e-12),
+    "epsilon": _Range(lowest=0, highest=1, above_lowest=True),
+    "weight_decay": _Range(lowest=0, highest=1e3),
+    "max_grad_norm": _Range(lowest=0, highest=math.inf, above_lowest=True),
+    "seed": _Range(lowest=0, highest=2**63 - 1, whole=True),
+    "evaluate_every": _COUNT,
+    "checkpoint_every": _COUNT,
 }
+_OPTIONAL = {"epochs", "max_steps", "evaluate_every", "checkpoint_every"}
 
 
 @dataclass(frozen=True)
@@ -117,6 +141,7 @@ class TrainingResult:
         tokens_per_second: Places of the padded batches that were computed, a second; 0 without tokens.
         peak_memory_bytes: Largest resident size of the process so far.
         stop_reason: Why the run ended.
+        seconds_per_step: Mean time of an update.
     """
 
     adapter: Adapter
@@ -128,6 +153,10 @@ class TrainingResult:
     tokens_per_second: float
     peak_memory_bytes: int
     stop_reason: Literal["finished"]
+
+    @property
+    def seconds_per_step(self) -> float:  # noqa: D102 - among the attributes above
+        return self.seconds / self.steps
 
 
 class Callback:
@@ -144,6 +173,9 @@ class Callback:
 
     def on_train_end(self, result: TrainingResult) -> None:
         """After the last step."""
+
+    def close(self) -> None:
+        """After all else, also when training failed: give back what you hold, such as a file or the terminal."""
 
 
 def steps_per_epoch(rows: int, arguments: TrainingArguments) -> int:
@@ -215,10 +247,13 @@ class Trainer:
         loop = _Loop(
             self.model, self.arguments, rows, held_out, callbacks, checkpoint_dir, run, history, state
         )
-        result = loop.run_to_end()
-        self.model.use(result.adapter)
-        for callback in callbacks:
-            callback.on_train_end(result)
+        with contextlib.ExitStack() as stack:
+            for callback in callbacks:
+                stack.callback(callback.close)
+            result = loop.run_to_end()
+            self.model.use(result.adapter)
+            for callback in callbacks:
+                callback.on_train_end(result)
         return result
 
     def _start(

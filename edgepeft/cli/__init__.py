@@ -15,16 +15,24 @@ class _WrongUse(click.ClickException):
 
 
 class _Group(click.Group):
-    """Shows our own errors as one line that says what to do."""
+    """Shows every error as one line; our own say what to do."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except EdgepeftError as error:
+        except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
+            raise
+        except Exception as error:
             if ctx.params["debug"]:
                 raise
             wrong_use = isinstance(error, ArgumentError)
-            raise (_WrongUse if wrong_use else click.ClickException)(str(error)) from error
+            raise (_WrongUse if wrong_use else click.ClickException)(_line(error)) from error
+
+
+def _line(error: Exception) -> str:
+    if isinstance(error, EdgepeftError):
+        return str(error)
+    return f"{type(error).__name__}: {error}. Run `edgepeft --debug ...` for its traceback."
 
 
 @click.group(cls=_Group)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from edgepeft import names
 from edgepeft.bundle import Bundle
+from edgepeft.errors import BundleError, StorageError
 from edgepeft.limits import MiB
 from edgepeft.model import Model, load
 from edgepeft.progress import progress
@@ -35,7 +38,7 @@ def _option(name: str, text: str, kind: type = int) -> Callable[[Any], Any]:
     return click.option(f"--{name.replace('_', '-')}", name, type=kind, help=text)
 
 
-@click.command(epilog="Example: edgepeft info bundle/")
+@click.command(epilog="\b\nExample:\n  edgepeft info bundle/")
 @_bundle
 @_json
 def info(*, bundle: Path, as_json: bool) -> None:
@@ -61,7 +64,7 @@ def info(*, bundle: Path, as_json: bool) -> None:
         "made_by": manifest.made_by,
     }
     if as_json:
-        click.echo(json.dumps(facts))
+        _print_json(facts)
         return
     table = Table("", "", show_header=False, box=None)
     for name, value in facts.items():
@@ -79,7 +82,7 @@ def _shown(name: str, value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-@click.command(epilog="Example: edgepeft train bundle/ --data facts.jsonl --output alice/ --epochs 3")
+@click.command(epilog="\b\nExample:\n  edgepeft train bundle/ --data facts.jsonl --output alice/ --epochs 3")
 @_bundle
 @click.option("--data", type=_FILE, required=True, help="JSON Lines to train on.")
 @click.option("--eval", "eval_data", type=_FILE, help="JSON Lines to measure the loss on.")
@@ -115,6 +118,7 @@ def train(
     **settings: float | None,
 ) -> None:
     """Trains an adapter of BUNDLE on your data and saves it as HF PEFT does."""
+    _check_output(output)
     model = load(bundle, adapter, threads=threads)
     arguments = default_arguments(
         model, {name: value for name, value in settings.items() if value is not None}
@@ -130,9 +134,7 @@ def train(
     result.adapter.save(output)
     summary = _summary(result, output)
     if as_json:
-        click.echo(
-            json.dumps(summary | {"losses": result.losses, "arguments": dataclasses.asdict(arguments)})
-        )
+        _print_json(summary | {"losses": result.losses, "arguments": dataclasses.asdict(arguments)})
         return
     held_out = result.evaluation_losses
     change = f", held-out loss {held_out[0][1]:.3f} -> {held_out[-1][1]:.3f}" if held_out else ""
@@ -142,9 +144,22 @@ def train(
     )
 
 
+def _check_output(output: Path) -> None:
+    """Refuses a folder that cannot become the adapter's before the time is spent, not after."""
+    adapter = {names.ADAPTER_CONFIG, names.ADAPTER_MODEL}
+    if output.exists() and not (output.is_dir() and {entry.name for entry in output.iterdir()} <= adapter):
+        raise StorageError(f"{output}: exists and is not an adapter's folder. Choose another --output.")
+
+
 def default_arguments(model: Model, given: dict[str, float]) -> TrainingArguments:
     """What the user gave, over what the bundle recommends."""
     defaults = dict(model.bundle.manifest.training)
+    unknown = defaults.keys() - {field.name for field in dataclasses.fields(TrainingArguments)}
+    if unknown:
+        raise BundleError(
+            f"{model.bundle.path}: recommends {min(unknown)!r} for training, which this edgepeft does not know. "
+            "Update edgepeft."
+        )
     if "max_steps" in given:
         defaults.pop("epochs", None)
     if "epochs" in given:
@@ -158,7 +173,7 @@ def _summary(result: TrainingResult, output: Path) -> dict[str, Any]:
         "adapter_bytes": result.adapter.size,
         "steps": result.steps,
         "seconds": result.seconds,
-        "seconds_per_step": result.seconds / max(1, result.steps),
+        "seconds_per_step": result.seconds_per_step,
         "samples_per_second": result.samples_per_second,
         "tokens_per_second": result.tokens_per_second,
         "peak_memory_bytes": result.peak_memory_bytes,
@@ -167,7 +182,7 @@ def _summary(result: TrainingResult, output: Path) -> dict[str, Any]:
     }
 
 
-@click.command(epilog="Example: edgepeft evaluate bundle/ --data heldout.jsonl --adapter alice/")
+@click.command(epilog="\b\nExample:\n  edgepeft evaluate bundle/ --data heldout.jsonl --adapter alice/")
 @_bundle
 @click.option("--data", type=_FILE, required=True, help="JSON Lines to measure on.")
 @_adapter
@@ -182,13 +197,13 @@ def evaluate(
     """Measures the mean loss of BUNDLE on data, and a classifier's accuracy."""
     result = load(bundle, adapter, threads=threads).evaluate(data, batch_size)
     if as_json:
-        click.echo(json.dumps(result))
+        _print_json(result)
     else:
         click.echo(", ".join(f"{name} {value:.4g}" for name, value in result.items()))
 
 
 @click.command(
-    epilog="Example: edgepeft generate bundle/ --adapter alice/ --prompt 'Where is the spare key?'"
+    epilog="\b\nExample:\n  edgepeft generate bundle/ --adapter alice/ --prompt 'Where is the spare key?'"
 )
 @_bundle
 @click.option("--prompt", required=True, help="What the user says.")
@@ -197,6 +212,8 @@ def evaluate(
 @click.option(
     "--temperature", type=float, default=0.0, show_default=True, help="0 takes the best token always."
 )
+@click.option("--top-k", type=int, help="Draw among so many best tokens only.")
+@click.option("--top-p", type=float, help="Draw among the best tokens of this probability only.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
 @_threads
 @_json
@@ -207,11 +224,36 @@ def generate(
     adapter: Path | None,
     max_new_tokens: int,
     temperature: float,
+    top_k: int | None,
+    top_p: float | None,
     seed: int,
     threads: int | None,
     as_json: bool,
 ) -> None:
     """Answers a prompt with the language model of BUNDLE."""
     model = load(bundle, adapter, threads=threads)
-    text = model.generate(prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-    click.echo(json.dumps({"prompt": prompt, "text": text}) if as_json else text)
+    text = model.generate(
+        prompt,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+    )
+    if as_json:
+        _print_json({"prompt": prompt, "text": text})
+    else:
+        click.echo(text)
+
+
+def _print_json(facts: dict[str, Any]) -> None:
+    """One JSON object; a number that JSON cannot write, such as infinity, becomes null."""
+    click.echo(json.dumps(_jsonable(facts), allow_nan=False))
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _jsonable(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

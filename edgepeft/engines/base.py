@@ -1,5 +1,6 @@
 """What an engine does: run a bundle's graphs under an adapter, and turn batches into a better one."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -56,6 +57,16 @@ class TrainState:
     exp_avg: Mapping[str, Array]
     exp_avg_sq: Mapping[str, Array]
     step: int
+
+
+def weighted_mean(losses: Sequence[float], weights: Sequence[float]) -> float:
+    """Mean of the batches' losses, each by what it counted; NaN where nothing was."""
+    total = sum(weights)
+    return (
+        sum(loss * weight for loss, weight in zip(losses, weights, strict=True)) / total
+        if total
+        else math.nan
+    )
 
 
 class Stepper(Protocol):

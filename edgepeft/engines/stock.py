@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from edgepeft import names
+from edgepeft import arrays, names
 from edgepeft.bundle import Bundle
-from edgepeft.engines.base import Batch, StepResult, StepSettings, TrainState
+from edgepeft.engines.base import Batch, StepResult, StepSettings, TrainState, weighted_mean
 from edgepeft.errors import EngineError, NonFiniteLossError
 from edgepeft.tensors import Array
 
@@ -75,7 +75,10 @@ class StockEngine:
             raise EngineError(
                 f"graph {graph!r} needs the input {name!r} {port.shape} {port.dtype}; got {sorted(batch)}."
             )
-        array = np.ascontiguousarray(batch[name], dtype=port.dtype)
+        try:
+            array = arrays.convert(batch[name], port.dtype)
+        except ValueError as error:
+            raise EngineError(f"input {name!r} is no {port.dtype} array: {error}.") from error
         fits = array.ndim == len(port.shape) and all(
             not isinstance(want, int) or want == got
             for want, got in zip(port.shape, array.shape, strict=True)
@@ -137,7 +140,7 @@ class StockStepper:
         """Makes one update. See `Stepper.step`."""
         adapter = {name: self._values[name] for name in self._names}
         gradients, losses, weights = self._mean_gradients(batches, adapter)
-        loss = float(np.average(losses, weights=weights)) if sum(weights) else math.nan
+        loss = weighted_mean(losses, weights)
         scalars: dict[str, Array] = {names.STEP: np.array(self._step + 1, dtype=np.int64)}
         scalars |= {
             name: np.array(getattr(settings, name), dtype=np.float64) for name in names.ADAMW_SETTINGS
