@@ -1,0 +1,152 @@
+"""Hugging Face folders, the README's programs, and the exporter's command line, on a tiny model."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_models import CHAT_TEMPLATE, byte_tokenizer, tiny_llama
+from transformers import PreTrainedTokenizerFast
+
+import edgepeft
+from edgepeft.text import render
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model's folder as save_pretrained writes it."""
+    path = tmp_path_factory.mktemp("hf") / "SmolLM2-135M-Instruct"
+    tiny_llama().save_pretrained(path)
+    from tokenizers import Tokenizer
+
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(byte_tokenizer().decode()),
+        bos_token="<bos>",  # noqa: S106
+        eos_token="<eos>",  # noqa: S106
+        pad_token="<pad>",  # noqa: S106
+        chat_template=CHAT_TEMPLATE,
+    )
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def program(name: str) -> str:
+    """A program of the README by the name in the comment before it."""
+    found = re.search(rf"<!-- program: {name} -->\n```python\n(.*?)```", README, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def execute(code: str, folder: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_the_readme_programs_run(folder: Path) -> None:
+    """The workstation's, then the device's on what it wrote, as they stand there."""
+    table = execute(program("workstation"), folder.parent)
+    assert "gradients" in table
+    assert "FAILED" not in table
+    for name in ("facts", "heldout"):
+        row = {"prompt": "Where is the spare key?", "completion": "Under the pot."}
+        (folder.parent / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    execute(program("device"), folder.parent)
+    assert (folder.parent / "alice" / "adapter_model.safetensors").exists()
+    assert (folder.parent / "run" / "checkpoint.safetensors").exists()
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    code = "from edgepeft_export.cli import main; main(prog_name='edgepeft-export')"
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+def test_export_and_verify_on_the_command_line(folder: Path, tmp_path: Path) -> None:
+    """A folder becomes a bundle; verify compares it again, and goes red for another model."""
+    done = command("hf", folder, tmp_path / "bundle", "--rank", 4, "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert all(row["error"] <= row["limit"] for row in told["verify"])
+    assert "trace (2/6)" in done.stderr
+    text = edgepeft.Bundle.open(tmp_path / "bundle").manifest.text
+    assert text is not None
+    assert (text.bos_token_id, text.eos_token_ids, text.pad_token_id, text.max_length) == (1, [2], 0, 128)
+    again = command("verify", tmp_path / "bundle", "--hf", folder)
+    assert again.returncode == 0, again.stderr
+    assert "loss over 20 AdamW steps" in again.stdout
+    other = tmp_path / "other"
+    model = tiny_llama()
+    model.model.norm.weight.data.mul_(1.5)
+    model.save_pretrained(other)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (other / name).write_bytes((folder / name).read_bytes())
+    refused = command("verify", tmp_path / "bundle", "--hf", other)
+    assert refused.returncode == 1
+    assert "differs from PyTorch" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["hf", "{tmp}", "{tmp}/out"], 1, "transformers cannot load"),
+        (["hf", "{folder}", "{folder}"], 1, "exists"),
+        (["verify", "{tmp}"], 2, "--hf FOLDER or --torch FACTORY"),
+        (["torch", "none:make", "{tmp}/out"], 1, "cannot find none:make"),
+        (["torch", "none", "{tmp}/out"], 2, "expected module:function"),
+    ],
+)
+def test_command_line_errors(
+    folder: Path, tmp_path: Path, arguments: list[str], code: int, words: str
+) -> None:
+    """One line, exit code 1 for a failure and 2 for wrong use."""
+    done = command(*(argument.format(tmp=tmp_path, folder=folder) for argument in arguments))
+    assert done.returncode == code
+    assert words in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+def test_a_factory_of_ones_own(tmp_path: Path) -> None:
+    """module:function gives the arguments of export; here from a file."""
+    (tmp_path / "net.py").write_text(
+        "import sys\n"
+        f"sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
+        "from small_models import RECIPES\n"
+        "make = RECIPES['conv-net']\n"
+    )
+    done = command("torch", f"{tmp_path}/net.py:make", tmp_path / "bundle")
+    assert done.returncode == 0, done.stderr
+    again = command("verify", tmp_path / "bundle", "--torch", f"{tmp_path}/net.py:make", "--json")
+    assert again.returncode == 0, again.stderr
+
+
+@pytest.mark.parametrize("generation", [False, True])
+def test_chat_templates_render_as_in_transformers(folder: Path, *, generation: bool) -> None:
+    """The same text from the sandbox of the device and from transformers."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    template = (
+        "{%- if messages[0]['role'] == 'system' %}\n  {{- bos_token + messages[0]['content'] }}\n{%- endif %}\n"
+        "{%- for message in messages %}\n    {%- if loop.index0 % 2 %}\n{{ message | tojson }}\n    {%- endif %}\n"
+        "{%- endfor %}\n{%- if add_generation_prompt %}\n    {{- '<answer>' }}\n{%- endif %}"
+    )
+    messages = [
+        {"role": "system", "content": "Sei freundlich."},
+        {"role": "user", "content": "Wo ist der Schlüssel? <&>"},
+        {"role": "assistant", "content": "Dort."},
+        {"role": "user", "content": "Danke"},
+    ]
+    for each in (CHAT_TEMPLATE, template):
+        theirs = tokenizer.apply_chat_template(
+            messages, chat_template=each, add_generation_prompt=generation, tokenize=False
+        )
+        ours = render(each, messages, add_generation_prompt=generation, bos_token="<bos>", eos_token="<eos>")  # noqa: S106
+        assert ours == theirs
