@@ -58,7 +58,7 @@ def _explained(error: Exception, program: torch.export.ExportedProgram) -> Expor
         root = root.__cause__
     text = str(root)
     for node in program.graph.nodes:
-        if node.op == "call_function" and f"{node.target}" in text.replace("OpOverload(op='", ""):
+        if node.op == "call_function" and repr(node.target) in text:
             stack = node.meta.get("nn_module_stack") or {}
             where = next(reversed(list(stack.values())), ("?",))[0]
             return ExportError(

@@ -81,6 +81,9 @@ def _cut(joint: ir.Model, name: str, outputs: Sequence[str], adapter: set[str]) 
             part.inputs.remove(value)
     common.RemoveUnusedOpsetsPass()(model)
     common.ClearMetadataAndDocStringPass()(model)
+    initializers = sorted(part.initializers.items())  # cutting leaves them in any order
+    part.initializers.clear()
+    part.initializers.update(initializers)
     return model
 
 

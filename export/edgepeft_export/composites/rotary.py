@@ -13,6 +13,7 @@ from torch.fx import GraphModule, Node
 
 from edgepeft_export.composites import _fx
 from edgepeft_export.composites._fx import aten, is_call
+from edgepeft_export.errors import ExportError
 from edgepeft_export.onnx_ops import op
 
 #: Element-wise operators through which two equal halves stay equal.
@@ -37,6 +38,10 @@ def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> No
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    if any(ctx.needs_input_grad[1:]):
+        raise ExportError(
+            "trace", "a rotary embedding's angles are trainable, which has no gradient here. Freeze them."
+        )
     cos, sin = ctx.saved_tensors
     return torch.ops.edgepeft.rotary(gradient, cos, -sin), None, None
 
