@@ -58,4 +58,4 @@ $(DEVICE)/.ready: pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv build .hypothesis .pytest_cache .mypy_cache .ruff_cache
