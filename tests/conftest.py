@@ -17,3 +17,9 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundles")
     export_all(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def handmade() -> Path:
+    """Folder of the bundles that tools/make_handmade_bundle.py wrote: they need no export."""
+    return Path(__file__).parent / "data" / "handmade"

@@ -78,7 +78,7 @@ CROSS_ENTROPY = """
     kept = Mul (each, keep)
     total = ReduceSum <keepdims = 0> (kept)
     minus = Neg (total)
-    loss = Div (minus, weight)
+    loss = Div (minus, share)
     guess = Exp (logs)
     off = Sub (guess, truth)
     keep_column = Unsqueeze (keep, axis)

@@ -62,11 +62,8 @@ class TrainState:
 def weighted_mean(losses: Sequence[float], weights: Sequence[float]) -> float:
     """Mean of the batches' losses, each by what it counted; NaN where nothing was."""
     total = sum(weights)
-    return (
-        sum(loss * weight for loss, weight in zip(losses, weights, strict=True)) / total
-        if total
-        else math.nan
-    )
+    pairs = zip(losses, weights, strict=True)
+    return sum(loss * weight for loss, weight in pairs if weight) / total if total else math.nan
 
 
 class Stepper(Protocol):

@@ -118,3 +118,61 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert "BundleError" in done.stderr
+
+
+def test_a_number_that_json_lacks_becomes_null(handmade: Path, facts: Path, tmp_path: Path) -> None:
+    """No clipping is infinity; what is printed stays JSON."""
+    options = [
+        "--data",
+        facts,
+        "--output",
+        tmp_path / "a",
+        "--max-steps",
+        1,
+        "--max-grad-norm",
+        "inf",
+        "--json",
+    ]
+    told = json.loads(run("train", handmade / "chat", *options).stdout, parse_constant=pytest.fail)
+    assert told["arguments"]["max_grad_norm"] is None
+    assert told["seconds_per_step"] == told["seconds"]
+
+
+def test_the_output_is_checked_before_the_time_is_spent(handmade: Path, facts: Path, tmp_path: Path) -> None:
+    """A folder that holds something else is refused before the first step; an adapter's is replaced."""
+    output = tmp_path / "photos"
+    output.mkdir()
+    (output / "cat.jpg").write_bytes(b"cat")
+    done = run("train", handmade / "chat", "--data", facts, "--output", output, "--max-steps", 1)
+    assert done.returncode == 1
+    assert "exists and is not an adapter's folder" in done.stderr
+    assert "step 1" not in done.stderr
+    assert (output / "cat.jpg").read_bytes() == b"cat"
+    for _ in range(2):
+        done = run("train", handmade / "chat", "--data", facts, "--output", tmp_path / "a", "--max-steps", 1)
+        assert done.returncode == 0
+
+
+def test_generation_draws_among_the_best(handmade: Path) -> None:
+    """--top-k 1 is the best token always, whatever the temperature."""
+    common = ["generate", handmade / "chat", "--prompt", "hi", "--max-new-tokens", 8, "--json"]
+    greedy = json.loads(run(*common).stdout)["text"]
+    drawn = json.loads(run(*common, "--temperature", 3, "--top-k", 1).stdout)["text"]
+    assert drawn == greedy
+    assert run(*common, "--top-p", 2).returncode == 2
+
+
+def test_an_error_that_nobody_planned_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name, what it said, and how to see more."""
+    from click.testing import CliRunner
+
+    from edgepeft import cli
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr("edgepeft.cli.commands.Bundle.open", broken)
+    done = CliRunner().invoke(cli.main, ["info", "."])
+    assert done.exit_code == 1
+    expected = "Error: ZeroDivisionError: division by zero. Run `edgepeft --debug ...` for its traceback.\n"
+    assert done.stderr == expected

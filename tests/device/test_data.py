@@ -8,7 +8,7 @@ import pytest
 
 import edgepeft
 from edgepeft.data import collate, read_rows
-from edgepeft.errors import DataError
+from edgepeft.errors import ArgumentError, DataError
 
 
 @pytest.fixture
@@ -135,3 +135,61 @@ def test_a_missing_file(model: edgepeft.Model, tmp_path: Path) -> None:
     """A file that cannot be read."""
     with pytest.raises(DataError, match="cannot be read: No such file"):
         read(model, tmp_path / "none.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"input_ids": [5.5, 6, 7]}, "row 2: 'input_ids' is no int64 array: it holds float64"),
+        ({"input_ids": [2**70, 6, 7]}, "row 2: 'input_ids' is no int64 array"),
+        ({"input_ids": [[5, 6, 7]]}, r"row 2: 'input_ids' has shape \[1, 3\], expected \['length'\] a row"),
+        ({"attention_mask": [1, 1]}, "row 2: 'input_ids' and 'attention_mask' differ in length: 3 and 2"),
+        ({"labels": [5, 33, 7]}, "row 2: holds the label 33; the model knows 0 to 32, and -100 for none"),
+        ({"labels": [5, -3, 7]}, "row 2: holds the label -3"),
+        ({"input_ids": [], "attention_mask": [], "labels": []}, r"row 2: 'input_ids' has shape \[0\]"),
+    ],
+)
+def test_arrays_that_would_be_read_as_something_else(handmade: Path, change: dict, words: str) -> None:
+    """Rounded, padded beside each other, or counted as another class: told by row instead."""
+    row = {"input_ids": [5, 6, 7], "attention_mask": [1, 1, 1], "labels": [5, 6, -100]}
+    with pytest.raises(DataError, match=words):
+        read(edgepeft.load(handmade / "chat"), [row, row | change])
+
+
+def test_classes_are_checked_in_arrays_too(handmade: Path) -> None:
+    """A label that the classifier has no place for."""
+    model = edgepeft.load(handmade / "classifier")
+    row = {"input_ids": [5, 6], "attention_mask": [1, 1]}
+    assert model.evaluate([row | {"labels": 2}])["counted"] == 1.0
+    with pytest.raises(DataError, match="row 1: holds the label 3; the model knows 0 to 2"):
+        read(model, [row | {"labels": 3}])
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (None, "expected a JSON Lines file or a list of rows, got NoneType"),
+        (7, "got int"),
+        ({"text": "a"}, "got dict"),
+        ([7], "row 1: expected a mapping of names to values, got int"),
+        (["text"], "row 1: expected a mapping of names to values, got str"),
+        ([{1: "a"}], "row 1: has the keys 1; expected"),
+        ([{"text": "\ud800"}], "row 1: the text is no Unicode at character 0"),
+    ],
+)
+def test_data_that_is_no_rows(handmade: Path, data: object, words: str) -> None:
+    """A typed error for each."""
+    with pytest.raises(DataError, match=words):
+        read(edgepeft.load(handmade / "chat"), data)
+
+
+def test_evaluation_needs_something_to_count(handmade: Path) -> None:
+    """A row without labels beside one with them weighs nothing; alone there is no loss."""
+    model = edgepeft.load(handmade / "chat")
+    empty = {"input_ids": [5, 6], "attention_mask": [1, 1], "labels": [-100, -100]}
+    expected = model.evaluate([{"text": "hello"}])["loss"]
+    assert model.evaluate([empty, {"text": "hello"}], 1)["loss"] == pytest.approx(expected)
+    with pytest.raises(DataError, match="no row has a label that counts"):
+        model.evaluate([empty])
+    with pytest.raises(ArgumentError, match="batch_size is 0; expected 1 or more"):
+        model.evaluate([{"text": "hello"}], 0)

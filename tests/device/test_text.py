@@ -1,12 +1,15 @@
 """Chat templates in a sandbox."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from tokenizers import Tokenizer, models, processors
 
 import edgepeft
 from edgepeft.errors import DataError
-from edgepeft.text import render
+from edgepeft.manifest import TextInfo
+from edgepeft.text import Text, render
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 
@@ -63,3 +66,20 @@ def test_messages_need_a_template(bundles: Path) -> None:
     assert text.prompt("plain") == "plain"
     with pytest.raises(DataError, match="no chat template"):
         text.prompt(MESSAGES)
+
+
+@pytest.mark.parametrize(("bos", "start"), [(1, [1]), (None, []), (2, [])])
+def test_a_text_begins_as_the_tokenizer_begins_it(bos: int | None, start: list[int]) -> None:
+    """The first token that the tokenizer adds stays where it is the model's <bos>; what it adds at the end does not."""
+    made = Tokenizer(models.WordLevel({"<unk>": 0, "<bos>": 1, "<eos>": 2, "a": 3}, unk_token="<unk>"))  # noqa: S106
+    made.post_processor = processors.TemplateProcessing(
+        single="<bos> $A <eos>", special_tokens=[("<bos>", 1), ("<eos>", 2)]
+    )
+    info = TextInfo(bos_token_id=bos, eos_token_ids=[2], pad_token_id=0, max_length=8)
+    bundle = SimpleNamespace(
+        manifest=SimpleNamespace(text=info), asset=lambda _: made.to_str().encode(), has_asset=lambda _: False
+    )
+    text = Text(bundle)
+    assert text.encode_prompt("a") == text.encode_start("a") == [*start, 3]
+    assert text.encode("a") == [3]
+    assert text.encode_sequence("a") == [1, 3, 2]

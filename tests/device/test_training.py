@@ -211,6 +211,10 @@ def test_resume_without_a_checkpoint_starts_afresh(bundles: Path, rows: Rows, tm
         {"weight_decay": -0.1},
         {"evaluate_every": 0},
         {"seed": -1},
+        {"batch_size": 2.5},
+        {"max_steps": True},
+        {"learning_rate": "fast"},
+        {"seed": None},
     ],
 )
 def test_a_setting_out_of_range_is_named(setting: dict) -> None:

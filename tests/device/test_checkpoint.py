@@ -1,0 +1,78 @@
+"""Checkpoint files: what is written is what is read, and what was tampered with is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgepeft import checkpoint, tensors
+from edgepeft.checkpoint import History, Run
+from edgepeft.engines.base import TrainState
+from edgepeft.errors import CheckpointError
+
+NAMES = ("a.weight", "b.weight")
+RUN = Run("0" * 64, {"learning_rate": 0.1, "epochs": None, "seed": 3}, "data", 2, 1.5)
+HISTORY = History([0.25, 1 / 3], [(0, 1.0), (2, 0.1)])
+
+
+def state() -> TrainState:
+    generator = np.random.default_rng(0)
+    groups = [
+        {name: generator.standard_normal((2, 3)).astype(np.float32) for name in NAMES} for _ in range(3)
+    ]
+    return TrainState(groups[0], groups[1], groups[2], 2)
+
+
+def contents(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    return tensors.parse_checked(memoryview(path.read_bytes()), "file", CheckpointError)
+
+
+@pytest.mark.parametrize("history", [HISTORY, History([0.5, 0.25], [])])
+def test_what_is_written_is_read(tmp_path: Path, history: History) -> None:
+    """Every bit of the state and of the losses, with and without evaluations; the file is the same each time."""
+    path = tmp_path / "run" / "checkpoint.safetensors"
+    written = state()
+    checkpoint.save(path, RUN, history, written)
+    first = path.read_bytes()
+    run, read, got = checkpoint.load(path, NAMES)
+    assert (run, read, got.step) == (RUN, history, 2)
+    for field in ("adapter", "exp_avg", "exp_avg_sq"):
+        for name in NAMES:
+            assert np.array_equal(getattr(got, field)[name], getattr(written, field)[name])
+    checkpoint.save(path, run, read, got)
+    assert path.read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"a.weight": None},
+        {"exp_avg.b.weight": None},
+        {"c.weight": np.zeros(1, np.float32)},
+        {"exp_avg.a.weight": np.zeros((3, 2), np.float32)},
+        {"history.losses": np.zeros(3)},
+        {"history.evaluation_losses": np.zeros((1, 3))},
+        {"history.evaluation_losses": np.array(1.0)},
+        {"history.evaluation_losses": None},
+    ],
+)
+def test_tensors_that_do_not_belong_together(tmp_path: Path, change: dict[str, np.ndarray | None]) -> None:
+    """Missing, extra, of another shape than its partner, or a history of another length than the run."""
+    path = tmp_path / "checkpoint.safetensors"
+    checkpoint.save(path, RUN, HISTORY, state())
+    arrays, metadata = contents(path)
+    changed = {name: value for name, value in (arrays | change).items() if value is not None}
+    path.write_bytes(tensors.serialize(changed, metadata))
+    with pytest.raises(CheckpointError, match="tensors are not the bundle's"):
+        checkpoint.load(path, NAMES)
+
+
+@pytest.mark.parametrize("told", ["", "{}", '{"step": "two"}', "[1]"])
+def test_a_file_that_is_no_checkpoint(tmp_path: Path, told: str) -> None:
+    """An adapter's file, say, or a record of another version."""
+    path = tmp_path / "checkpoint.safetensors"
+    checkpoint.save(path, RUN, HISTORY, state())
+    arrays, _ = contents(path)
+    path.write_bytes(tensors.serialize(arrays, {"edgepeft.run": told}))
+    with pytest.raises(CheckpointError, match="no checkpoint of edgepeft"):
+        checkpoint.load(path, NAMES)
