@@ -55,7 +55,7 @@ def attach(model: nn.Module, adapter: PeftConfig | Mapping[str, Any] | None, see
                 "attach", "the model is wrapped by PEFT already; give adapter=None to take its adapter."
             )
         try:
-            config = adapter if isinstance(adapter, PeftConfig) else get_peft_config(dict(adapter))
+            config = adapter if isinstance(adapter, PeftConfig) else _trainable_config(adapter)
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
                 model = get_peft_model(model, config)
@@ -71,6 +71,11 @@ def attach(model: nn.Module, adapter: PeftConfig | Mapping[str, Any] | None, see
     if isinstance(model, PeftModel):
         return Attached(model, _peft_names(model, trainable), _peft_config(model))
     return Attached(model, {name: name for name in trainable}, {"peft_type": None})
+
+
+def _trainable_config(adapter: Mapping[str, Any]) -> PeftConfig:
+    """The configuration of a mapping; a saved one says inference mode, which would freeze the adapter."""
+    return get_peft_config(dict(adapter) | {"inference_mode": False})
 
 
 def _peft_names(model: PeftModel, trainable: list[str]) -> dict[str, str]:
