@@ -93,12 +93,7 @@ def trace(step: StepModule, example: Mapping[str, Tensor], symbols: Mapping[str,
         ExportError: PyTorch cannot trace or differentiate the model; the message carries its reason.
     """
     trainable = [name for name, parameter in step.named_parameters() if parameter.requires_grad]
-    if not trainable:
-        raise ExportError(
-            "trace",
-            "the model has no trainable parameter: expected at least one with requires_grad=True. "
-            "Give an adapter config, or wrap the model with peft.get_peft_model first.",
-        )
+    assert trainable, "attach gives no model without a trainable parameter"
     batch = {name: value.clone() for name, value in example.items()}  # one object twice is one input
     dynamic = (dimensions(step.model, example, symbols),)
     try:
