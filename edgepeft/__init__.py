@@ -10,16 +10,19 @@ import os
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before anything imports onnxruntime, which reads it then
 
 from edgepeft.adapter import Adapter
+from edgepeft.arguments import TrainingArguments
 from edgepeft.bundle import Bundle
 from edgepeft.errors import EdgepeftError
+from edgepeft.log import JsonLinesLog
 from edgepeft.model import Model, load
-from edgepeft.training import Callback, Trainer, TrainingArguments, TrainingResult
+from edgepeft.training import Callback, Trainer, TrainingResult
 
 __all__ = [
     "Adapter",
     "Bundle",
     "Callback",
     "EdgepeftError",
+    "JsonLinesLog",
     "Model",
     "Trainer",
     "TrainingArguments",

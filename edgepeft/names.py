@@ -1,5 +1,7 @@
 """Names that the bundle's files and graphs use: written here once, read by the exporter and the runtime."""
 
+from dataclasses import dataclass
+
 MANIFEST = "manifest.json"
 BASE = "base.safetensors"
 INITIAL_ADAPTER = "adapters/initial"
@@ -15,7 +17,6 @@ INFER = "infer"
 EVALUATE = "evaluate"
 TRAIN = "train"
 ACCUMULATE = "accumulate"
-UPDATE_ADAMW = "update_adamw"
 
 LOSS = "loss"
 WEIGHT = "weight"
@@ -24,8 +25,35 @@ ACCUMULATED_WEIGHT = "accumulated_weight"
 STEP = "step"
 GRADIENT_NORM = "gradient_norm"
 
-#: Scalars of the AdamW update, float64, in the order of its inputs.
-ADAMW_SETTINGS = ("learning_rate", "beta1", "beta2", "epsilon", "weight_decay", "max_grad_norm")
+
+@dataclass(frozen=True)
+class Optimizer:
+    """One way to turn a gradient into an update.
+
+    Attributes:
+        slots: What it keeps for each adapter tensor, named as `torch.optim` does.
+        settings: Scalars of its graph, float64, in the order of the inputs.
+    """
+
+    slots: tuple[str, ...]
+    settings: tuple[str, ...]
+
+
+OPTIMIZERS = {
+    "adamw": Optimizer(
+        slots=("exp_avg", "exp_avg_sq"),
+        settings=("learning_rate", "beta1", "beta2", "epsilon", "weight_decay", "max_grad_norm"),
+    ),
+    "sgd": Optimizer(
+        slots=("momentum_buffer",),
+        settings=("learning_rate", "momentum", "weight_decay", "max_grad_norm"),
+    ),
+}
+
+
+def update_graph(optimizer: str) -> str:
+    """The graph that makes an optimizer's update."""
+    return f"update_{optimizer}"
 
 
 def graph_file(graph: str) -> str:
@@ -43,14 +71,9 @@ def accumulated(tensor: str) -> str:
     return f"accumulated.{tensor}"
 
 
-def first_moment(tensor: str) -> str:
-    """AdamW's running mean of gradients, named as `torch.optim.AdamW` does."""
-    return f"exp_avg.{tensor}"
-
-
-def second_moment(tensor: str) -> str:
-    """AdamW's running mean of squared gradients, named as `torch.optim.AdamW` does."""
-    return f"exp_avg_sq.{tensor}"
+def slot(kind: str, tensor: str) -> str:
+    """What an optimizer keeps for an adapter tensor."""
+    return f"{kind}.{tensor}"
 
 
 def new(name: str) -> str:

@@ -4,127 +4,31 @@ import contextlib
 import dataclasses
 import math
 import os
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Literal
 
 import msgspec
-import numpy as np
 
-from edgepeft import checkpoint, memory, names
+from edgepeft import checkpoint, memory, names, signals
 from edgepeft.adapter import Adapter
+from edgepeft.arguments import TrainingArguments, rows_of_step, total_steps
 from edgepeft.data import Data, Row, fingerprint, read_rows
-from edgepeft.engines.base import StepResult, StepSettings, TrainState
+from edgepeft.engines.base import StepResult, TrainState
 from edgepeft.errors import ArgumentError, CheckpointError
 from edgepeft.model import Model
 
 #: Name of the checkpoint in its folder.
 CHECKPOINT = "checkpoint.safetensors"
 
+#: Settings that a resumed run may change: they say when to pause, not what is computed.
+_MAY_CHANGE = ("max_seconds", "checkpoint_every")
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingArguments:
-    """How to train, in the words of Hugging Face's `TrainingArguments` and of `torch.optim.AdamW`.
-
-    Attributes:
-        learning_rate: AdamW's step size.
-        epochs: Passes over the data; give this or `max_steps`.
-        max_steps: Updates to make.
-        batch_size: Rows that are run at once.
-        gradient_accumulation: Batches that make one update, each weighted by the tokens or rows it counts.
-        beta1: Decay of AdamW's mean of gradients.
-        beta2: Decay of AdamW's mean of squared gradients.
-        epsilon: AdamW's guard against division by zero.
-        weight_decay: AdamW's decoupled decay.
-        max_grad_norm: Largest global norm of the gradient; infinity for no clipping.
-        seed: Seed of the order of rows.
-        evaluate_every: Steps between evaluations; by default once, at the end.
-        checkpoint_every: Steps between checkpoints; by default once, at the end.
-
-    Raises:
-        ArgumentError: A setting is out of range.
-    """
-
-    learning_rate: float = 2e-4
-    epochs: int | None = None
-    max_steps: int | None = None
-    batch_size: int = 4
-    gradient_accumulation: int = 1
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    seed: int = 0
-    evaluate_every: int | None = None
-    checkpoint_every: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.epochs is None and self.max_steps is None:
-            object.__setattr__(self, "epochs", DEFAULT_EPOCHS)
-        if self.epochs is not None and self.max_steps is not None:
-            raise ArgumentError("epochs and max_steps are both given; expected one of them.")
-        for name, bounds in _RANGES.items():
-            value = getattr(self, name)
-            if value is not None or name not in _OPTIONAL:
-                object.__setattr__(self, name, bounds.checked(name, value))
-
-    def settings(self) -> StepSettings:
-        """The hyperparameters of an update."""
-        return StepSettings(
-            self.learning_rate, self.beta1, self.beta2, self.epsilon, self.weight_decay, self.max_grad_norm
-        )
-
-
-DEFAULT_EPOCHS = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Range:
-    """What a setting may be: whole or not, from `lowest` (or just above it) to `highest`."""
-
-    lowest: float
-    highest: float
-    whole: bool = False
-    above_lowest: bool = False
-
-    def checked(self, name: str, value: object) -> float:
-        """The value as Python's own int or float."""
-        kind, expected = (Integral, "a whole number") if self.whole else (Real, "a number")
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise ArgumentError(f"{name} is {value!r}; expected {expected}.")
-        number = int(value) if self.whole else float(value)  # type: ignore[call-overload]
-        fits = number > self.lowest if self.above_lowest else number >= self.lowest
-        if not (fits and number <= self.highest):
-            relation = "more than" if self.above_lowest else "at least"
-            raise ArgumentError(
-                f"{name} is {number}; expected {relation} {self.lowest:g} and at most {self.highest:g}."
-            )
-        return number
-
-
-_COUNT = _Range(lowest=1, highest=10**9, whole=True)
-_ROWS = _Range(lowest=1, highest=1 << 16, whole=True)
-
-_RANGES: dict[str, _Range] = {
-    "learning_rate": _Range(lowest=0, highest=1e3, above_lowest=True),
-    "epochs": _COUNT,
-    "max_steps": _COUNT,
-    "batch_size": _ROWS,
-    "gradient_accumulation": _ROWS,
-    "beta1": _Range(lowest=0, highest=1 - 1e-9),
-    "beta2": _Range(lowest=0, highest=1 - 1e-12),
-    "epsilon": _Range(lowest=0, highest=1, above_lowest=True),
-    "weight_decay": _Range(lowest=0, highest=1e3),
-    "max_grad_norm": _Range(lowest=0, highest=math.inf, above_lowest=True),
-    "seed": _Range(lowest=0, highest=2**63 - 1, whole=True),
-    "evaluate_every": _COUNT,
-    "checkpoint_every": _COUNT,
-}
-_OPTIONAL = {"epochs", "max_steps", "evaluate_every", "checkpoint_every"}
+#: Why a run ended: all its steps are done, its time is up, the held-out loss no longer falls, or it was asked to.
+StopReason = Literal["finished", "max_seconds", "early_stopping", "stopped"]
 
 
 @dataclass(frozen=True)
@@ -132,7 +36,7 @@ class TrainingResult:
     """What a run gave.
 
     Attributes:
-        adapter: The trained adapter.
+        adapter: The trained adapter: the last, or the best with `load_best_model_at_end`.
         losses: Loss of each step, before its update.
         evaluation_losses: Step and loss of each evaluation; step 0 is before training.
         steps: Updates made, resumed ones included.
@@ -152,11 +56,11 @@ class TrainingResult:
     samples_per_second: float
     tokens_per_second: float
     peak_memory_bytes: int
-    stop_reason: Literal["finished"]
+    stop_reason: StopReason
 
     @property
     def seconds_per_step(self) -> float:  # noqa: D102 - among the attributes above
-        return self.seconds / self.steps
+        return self.seconds / max(1, self.steps)
 
 
 class Callback:
@@ -178,30 +82,6 @@ class Callback:
         """After all else, also when training failed: give back what you hold, such as a file or the terminal."""
 
 
-def steps_per_epoch(rows: int, arguments: TrainingArguments) -> int:
-    """Updates that one pass over the rows makes."""
-    return math.ceil(rows / (arguments.batch_size * arguments.gradient_accumulation))
-
-
-def total_steps(rows: int, arguments: TrainingArguments) -> int:
-    """Updates of the whole run."""
-    if arguments.max_steps is not None:
-        return arguments.max_steps
-    assert arguments.epochs is not None
-    return arguments.epochs * steps_per_epoch(rows, arguments)
-
-
-def rows_of_step(step: int, rows: int, arguments: TrainingArguments) -> Iterator[list[int]]:
-    """Indices of the rows of each batch of a step, counted from 1: a function of the seed alone."""
-    each = steps_per_epoch(rows, arguments)
-    epoch, place = divmod(step - 1, each)
-    order = np.random.Generator(np.random.PCG64([arguments.seed, epoch])).permutation(rows).tolist()
-    size = arguments.batch_size
-    start = place * size * arguments.gradient_accumulation
-    end = min(rows, start + size * arguments.gradient_accumulation)
-    return (order[index : min(end, index + size)] for index in range(start, end, size))
-
-
 class Trainer:
     """Trains a model's adapter. The model uses the trained adapter afterwards.
 
@@ -213,6 +93,11 @@ class Trainer:
     def __init__(self, model: Model, arguments: TrainingArguments) -> None:
         self.model = model
         self.arguments = arguments
+        self._stop = threading.Event()
+
+    def stop(self) -> None:
+        """Has a running `fit` save and return after the running step; for callbacks and other threads."""
+        self._stop.set()
 
     def fit(
         self,
@@ -223,16 +108,20 @@ class Trainer:
         checkpoint_dir: str | os.PathLike[str] | None = None,
         resume: bool = False,
     ) -> TrainingResult:
-        """Trains to the end.
+        """Trains until a limit is reached or it is told to stop.
+
+        In the main thread of a program that does not handle them itself, Ctrl-C and SIGTERM stop the run as `stop`
+        does; a second one ends the program at once, and what was saved stays.
 
         Args:
             train_data: A JSON Lines file, or an iterable of records like its lines or of mappings of arrays.
             eval_data: The same, for the loss on rows that are not trained on.
             callbacks: Told what happens.
-            checkpoint_dir: Folder of the checkpoint, written every `checkpoint_every` steps and at the end.
+            checkpoint_dir: Folder of the checkpoint, written every `checkpoint_every` steps and when the run ends.
             resume: Whether to go on from the checkpoint in `checkpoint_dir`, if there is one.
 
         Raises:
+            ArgumentError: A setting needs `eval_data` or `checkpoint_dir`, and there is none.
             DataError: A row is unusable; the message says which.
             NonFiniteLossError: The loss became NaN or infinite; the model keeps the adapter it had.
             CheckpointError: The checkpoint is of another run.
@@ -240,17 +129,20 @@ class Trainer:
         """
         if resume and checkpoint_dir is None:
             raise ArgumentError("resume needs checkpoint_dir, the folder of the checkpoint.")
+        for name in ("load_best_model_at_end", "early_stopping_patience"):
+            if eval_data is None and getattr(self.arguments, name):
+                raise ArgumentError(f"{name} needs eval_data, the rows to measure the loss on.")
+        self._stop.clear()
         manifest = self.model.bundle.manifest
         rows = read_rows(train_data, manifest, self.model.text)
         held_out = None if eval_data is None else read_rows(eval_data, manifest, self.model.text)
         run, history, state = self._start(rows, checkpoint_dir, resume=resume)
-        loop = _Loop(
-            self.model, self.arguments, rows, held_out, callbacks, checkpoint_dir, run, history, state
-        )
-        with contextlib.ExitStack() as stack:
+        path = None if checkpoint_dir is None else Path(checkpoint_dir) / CHECKPOINT
+        loop = _Loop(self.model, self.arguments, rows, held_out, callbacks, path, run, history, state)
+        with signals.first_calls(self.stop), contextlib.ExitStack() as stack:
             for callback in callbacks:
                 stack.callback(callback.close)
-            result = loop.run_to_end()
+            result = loop.run_to_end(self._stop)
             self.model.use(result.adapter)
             for callback in callbacks:
                 callback.on_train_end(result)
@@ -270,10 +162,11 @@ class Trainer:
         if resume and path is not None and path.exists():
             run, history, state = checkpoint.load(path, manifest.adapter_names)
             _check_same(run, fresh, path)
+            if self.arguments.load_best_model_at_end and history.best is None:
+                raise CheckpointError(f"{path}: lacks the best adapter so far. Start afresh.")
             return run, history, state
-        tensors = self.model.adapter.tensors
-        zeros = {name: np.zeros_like(value) for name, value in tensors.items()}
-        return fresh, checkpoint.History([], []), TrainState(tensors, zeros, zeros, step=0)
+        state = TrainState.fresh(self.arguments.optimizer, self.model.adapter.tensors)
+        return fresh, checkpoint.History([], [], None), state
 
 
 def _check_same(run: checkpoint.Run, fresh: checkpoint.Run, path: Path) -> None:
@@ -285,7 +178,7 @@ def _check_same(run: checkpoint.Run, fresh: checkpoint.Run, path: Path) -> None:
             f"{path}: was made with other training data. Resume with that data, or start afresh."
         )
     for name, value in fresh.arguments.items():
-        if run.arguments.get(name) != value:
+        if name not in _MAY_CHANGE and run.arguments.get(name) != value:
             raise CheckpointError(
                 f"{path}: was made with {name}={run.arguments.get(name)}, got {value}. "
                 "Resume with the same arguments, or start afresh."
@@ -302,7 +195,7 @@ class _Loop:
         rows: Sequence[Row],
         held_out: Sequence[Row] | None,
         callbacks: Sequence[Callback],
-        checkpoint_dir: str | os.PathLike[str] | None,
+        path: Path | None,
         run: checkpoint.Run,
         history: checkpoint.History,
         state: TrainState,
@@ -310,75 +203,105 @@ class _Loop:
         self._model = model
         self._arguments = arguments
         self._rows = rows
+        self._total = total_steps(len(rows), arguments)
         self._held_out = held_out
         self._callbacks = callbacks
-        self._path = None if checkpoint_dir is None else Path(checkpoint_dir) / CHECKPOINT
+        self._path = path
         self._run = run
         self._stepper = model.engine.stepper(state)
-        self._losses = list(history.losses)
-        self._evaluation_losses = list(history.evaluation_losses)
+        self._step = run.step
+        self._history = history
         self._seconds = run.seconds
         self._samples = 0
         self._tokens = 0
 
-    def run_to_end(self) -> TrainingResult:
-        total = total_steps(len(self._rows), self._arguments)
-        first = self._run.step + 1
+    def run_to_end(self, stop: threading.Event) -> TrainingResult:
+        """Steps until there is a reason to stop, then saves and measures."""
+        started = time.monotonic()
         for callback in self._callbacks:
-            callback.on_train_begin(total, first)
-        if first == 1:
-            self._evaluate(0)
-        before = self._seconds
-        for step in range(first, total + 1):
-            self._advance(step)
-            if _due(step, self._arguments.evaluate_every, total):
-                self._evaluate(step)
-            if _due(step, self._arguments.checkpoint_every, total):
-                self._save(step)
-        spent = max(self._seconds - before, 1e-9)
-        state = self._stepper.state()
-        adapter = Adapter(state.adapter, self._model.adapter.config, self._run.base_id)
+            callback.on_train_begin(self._total, self._step + 1)
+        if self._step == 0:
+            self._evaluate()
+        while (reason := self._reason_to_stop(stop, time.monotonic() - started)) is None:
+            self._advance()
+            if _due(self._step, self._arguments.evaluate_every) and self._step < self._total:
+                self._evaluate()
+            if _due(self._step, self._arguments.checkpoint_every) and self._step < self._total:
+                self._save()
+        self._save()  # before the last evaluation, which a run that is resumed here would not have made
+        if reason != "stopped" and not self._evaluated():
+            self._evaluate()
+        return self._result(reason)
+
+    def _reason_to_stop(self, stop: threading.Event, elapsed: float) -> StopReason | None:
+        patience, limit = self._arguments.early_stopping_patience, self._arguments.max_seconds
+        reasons: dict[StopReason, bool] = {
+            "finished": self._step >= self._total,
+            "early_stopping": patience is not None
+            and since_best(self._history.losses_held_out()) >= patience,
+            "max_seconds": limit is not None and elapsed >= limit,
+            "stopped": stop.is_set(),
+        }
+        return next((reason for reason, holds in reasons.items() if holds), None)
+
+    def _advance(self) -> None:
+        picks = rows_of_step(self._step + 1, len(self._rows), self._arguments)
+        batches = [self._model.collate([self._rows[index] for index in pick]) for pick in picks]
+        started = time.perf_counter()
+        result = self._stepper.step(batches, self._arguments.settings(self._step + 1, self._total))
+        self._seconds += time.perf_counter() - started
+        self._step += 1
+        self._history.losses.append(result.loss)
+        self._samples += sum(len(next(iter(batch.values()))) for batch in batches)
+        self._tokens += sum(batch["input_ids"].size for batch in batches if "input_ids" in batch)
+        for callback in self._callbacks:
+            callback.on_step_end(self._step, result)
+
+    def _evaluated(self) -> bool:
+        """Whether the adapter as it is has been measured."""
+        evaluations = self._history.evaluation_losses
+        return bool(evaluations) and evaluations[-1][0] == self._step
+
+    def _evaluate(self) -> None:
+        if self._held_out is None:
+            return
+        tensors = self._stepper.state().adapter
+        prepared = self._model.engine.prepare(tensors)
+        loss = self._model.evaluate_rows(self._held_out, self._arguments.batch_size, prepared)[names.LOSS]
+        self._history.evaluation_losses.append((self._step, loss))
+        if self._arguments.load_best_model_at_end and since_best(self._history.losses_held_out()) == 0:
+            self._history = dataclasses.replace(self._history, best=tensors)
+        for callback in self._callbacks:
+            callback.on_evaluate(self._step, loss)
+
+    def _save(self) -> None:
+        if self._path is None:
+            return
+        run = msgspec.structs.replace(self._run, step=self._step, seconds=self._seconds)
+        checkpoint.save(self._path, run, self._history, self._stepper.state())
+
+    def _result(self, reason: StopReason) -> TrainingResult:
+        spent = max(self._seconds - self._run.seconds, 1e-9)
+        best = self._history.best
+        tensors = best if best is not None else self._stepper.state().adapter
         return TrainingResult(
-            adapter=adapter,
-            losses=self._losses,
-            evaluation_losses=self._evaluation_losses,
-            steps=state.step,
+            adapter=Adapter(tensors, self._model.adapter.config, self._run.base_id),
+            losses=self._history.losses,
+            evaluation_losses=self._history.evaluation_losses,
+            steps=self._step,
             seconds=self._seconds,
             samples_per_second=self._samples / spent,
             tokens_per_second=self._tokens / spent,
             peak_memory_bytes=memory.peak_bytes(),
-            stop_reason="finished",
+            stop_reason=reason,
         )
 
-    def _advance(self, step: int) -> None:
-        picks = rows_of_step(step, len(self._rows), self._arguments)
-        batches = [self._model.collate([self._rows[index] for index in pick]) for pick in picks]
-        started = time.perf_counter()
-        result = self._stepper.step(batches, self._arguments.settings())
-        self._seconds += time.perf_counter() - started
-        self._losses.append(result.loss)
-        self._samples += sum(len(next(iter(batch.values()))) for batch in batches)
-        self._tokens += sum(batch["input_ids"].size for batch in batches if "input_ids" in batch)
-        for callback in self._callbacks:
-            callback.on_step_end(step, result)
 
-    def _evaluate(self, step: int) -> None:
-        if self._held_out is None:
-            return
-        prepared = self._model.engine.prepare(self._stepper.state().adapter)
-        loss = self._model.evaluate_rows(self._held_out, self._arguments.batch_size, prepared)[names.LOSS]
-        self._evaluation_losses.append((step, loss))
-        for callback in self._callbacks:
-            callback.on_evaluate(step, loss)
-
-    def _save(self, step: int) -> None:
-        if self._path is None:
-            return
-        run = msgspec.structs.replace(self._run, step=step, seconds=self._seconds)
-        history = checkpoint.History(self._losses, self._evaluation_losses)
-        checkpoint.save(self._path, run, history, self._stepper.state())
+def since_best(losses: Sequence[float]) -> int:
+    """How many of the losses came after the first lowest one."""
+    return len(losses) - 1 - losses.index(min(losses)) if losses else 0
 
 
-def _due(step: int, every: int | None, total: int) -> bool:
-    """Whether something that is done every so many steps, and at the end, is due."""
-    return step == total or (every is not None and step % every == 0)
+def _due(step: int, every: int | None) -> bool:
+    """Whether something that is done every so many steps is due."""
+    return every is not None and step % every == 0

@@ -11,13 +11,15 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from edgepeft import names
+from edgepeft import names, schedules
+from edgepeft.arguments import TrainingArguments
 from edgepeft.bundle import Bundle
 from edgepeft.errors import BundleError, StorageError
 from edgepeft.limits import MiB
+from edgepeft.log import JsonLinesLog
 from edgepeft.model import Model, load
 from edgepeft.progress import progress
-from edgepeft.training import Trainer, TrainingArguments, TrainingResult
+from edgepeft.training import Callback, Trainer, TrainingResult
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -33,7 +35,7 @@ _threads = click.option(
 _json = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 
 
-def _option(name: str, text: str, kind: type = int) -> Callable[[Any], Any]:
+def _option(name: str, text: str, kind: Any = int) -> Callable[[Any], Any]:
     """An option that sets a field of `TrainingArguments`."""
     return click.option(f"--{name.replace('_', '-')}", name, type=kind, help=text)
 
@@ -90,16 +92,33 @@ def _shown(name: str, value: Any) -> str:
     "--output", type=click.Path(path_type=Path), required=True, help="Folder for the trained adapter."
 )
 @_adapter
-@_option("learning_rate", "AdamW's step size.", float)
+@_option("optimizer", "What makes the updates.", click.Choice(list(names.OPTIMIZERS)))
+@_option("learning_rate", "The optimizer's step size.", float)
+@_option(
+    "lr_scheduler_type", "The learning rate's course after warm-up.", click.Choice(list(schedules.CURVES))
+)
+@_option("warmup_steps", "Steps in which the learning rate rises.")
 @_option("epochs", "Passes over the data.")
 @_option("max_steps", "Updates to make, instead of epochs.")
+@_option("max_seconds", "Stop after so long, whatever is left to do.", float)
 @_option("batch_size", "Rows that are run at once.")
 @_option("gradient_accumulation", "Batches that make one update.")
-@_option("weight_decay", "AdamW's weight decay.", float)
+@_option("momentum", "SGD's momentum.", float)
+@_option("weight_decay", "AdamW's decoupled decay, or SGD's L2 penalty.", float)
 @_option("max_grad_norm", "Largest norm of the gradient.", float)
 @_option("seed", "Seed of the order of rows.")
 @_option("evaluate_every", "Steps between evaluations.")
 @_option("checkpoint_every", "Steps between checkpoints.")
+@_option("early_stopping_patience", "Stop after so many evaluations without a lower loss.")
+@click.option(
+    "--load-best-model-at-end",
+    is_flag=True,
+    default=None,
+    help="Keep the adapter with the lowest held-out loss.",
+)
+@click.option(
+    "--log", type=click.Path(dir_okay=False, path_type=Path), help="JSON Lines of every step, appended to."
+)
 @click.option("--checkpoint-dir", type=click.Path(path_type=Path), help="Folder of the checkpoint.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint, if there is one.")
 @_threads
@@ -113,9 +132,10 @@ def train(
     adapter: Path | None,
     checkpoint_dir: Path | None,
     resume: bool,
+    log: Path | None,
     threads: int | None,
     as_json: bool,
-    **settings: float | None,
+    **settings: Any,
 ) -> None:
     """Trains an adapter of BUNDLE on your data and saves it as HF PEFT does."""
     _check_output(output)
@@ -123,11 +143,13 @@ def train(
     arguments = default_arguments(
         model, {name: value for name, value in settings.items() if value is not None}
     )
-    trainer = Trainer(model, arguments)
-    result = trainer.fit(
+    callbacks: list[Callback] = [progress(Console(stderr=True))]
+    if log is not None:
+        callbacks.append(JsonLinesLog(log))
+    result = Trainer(model, arguments).fit(
         data,
         eval_data,
-        callbacks=[progress(Console(stderr=True))],
+        callbacks=callbacks,
         checkpoint_dir=checkpoint_dir,
         resume=resume,
     )
@@ -141,7 +163,17 @@ def train(
     click.echo(
         f"{output}: {result.adapter.size / _BYTES_PER_MB:.2f} MB after {result.steps} steps of "
         f"{summary['seconds_per_step']:.2f} s{change}, peak memory {result.peak_memory_bytes / MiB:,.0f} MiB"
+        f"{_ENDINGS[result.stop_reason]}"
     )
+
+
+#: What is said of a run that did not make all its steps.
+_ENDINGS = {
+    "finished": "",
+    "early_stopping": "; stopped early, the held-out loss no longer fell",
+    "max_seconds": "; stopped, the time was up",
+    "stopped": "; stopped by a signal: go on with --resume and the same --checkpoint-dir",
+}
 
 
 def _check_output(output: Path) -> None:
@@ -151,7 +183,7 @@ def _check_output(output: Path) -> None:
         raise StorageError(f"{output}: exists and is not an adapter's folder. Choose another --output.")
 
 
-def default_arguments(model: Model, given: dict[str, float]) -> TrainingArguments:
+def default_arguments(model: Model, given: dict[str, Any]) -> TrainingArguments:
     """What the user gave, over what the bundle recommends."""
     defaults = dict(model.bundle.manifest.training)
     unknown = defaults.keys() - {field.name for field in dataclasses.fields(TrainingArguments)}
@@ -164,7 +196,7 @@ def default_arguments(model: Model, given: dict[str, float]) -> TrainingArgument
         defaults.pop("epochs", None)
     if "epochs" in given:
         defaults.pop("max_steps", None)
-    return TrainingArguments(**(defaults | given))  # type: ignore[arg-type]
+    return TrainingArguments(**(defaults | given))
 
 
 def _summary(result: TrainingResult, output: Path) -> dict[str, Any]:

@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
+from edgepeft import names
 from edgepeft.tensors import Array
 
 #: Data inputs by name: a batch, as arrays whose first axis is the batch.
@@ -13,18 +16,19 @@ Batch = Mapping[str, Array]
 
 @dataclass(frozen=True)
 class StepSettings:
-    """Hyperparameters of one AdamW update, as `torch.optim.AdamW` and `clip_grad_norm_` name them.
+    """Hyperparameters of one update, as `torch.optim` and `clip_grad_norm_` name them; each optimizer reads its own.
 
     Attributes:
         max_grad_norm: Largest global norm of the gradient; infinity for no clipping.
     """
 
     learning_rate: float
-    beta1: float
-    beta2: float
-    epsilon: float
-    weight_decay: float
-    max_grad_norm: float
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    max_grad_norm: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,13 @@ class StepResult:
         loss: Mean over what its batches counted, before the update.
         weight: How many labels or rows were counted.
         gradient_norm: Global norm of the gradient, before clipping.
+        learning_rate: What the update was made with.
     """
 
     loss: float
     weight: float
     gradient_norm: float
+    learning_rate: float
 
 
 @dataclass(frozen=True)
@@ -47,16 +53,22 @@ class TrainState:
     """All that an update changes; the same on every engine.
 
     Attributes:
+        optimizer: Its name in `names.OPTIMIZERS`.
         adapter: Tensors by name, float32.
-        exp_avg: AdamW's mean of gradients, by the same names.
-        exp_avg_sq: AdamW's mean of squared gradients, by the same names.
+        slots: By the kind of slot, what the optimizer keeps for each tensor, by the same names.
         step: Updates done so far.
     """
 
+    optimizer: str
     adapter: Mapping[str, Array]
-    exp_avg: Mapping[str, Array]
-    exp_avg_sq: Mapping[str, Array]
+    slots: Mapping[str, Mapping[str, Array]]
     step: int
+
+    @classmethod
+    def fresh(cls, optimizer: str, adapter: Mapping[str, Array]) -> "TrainState":
+        """The state before the first update: all slots are zero."""
+        zeros = {name: np.zeros_like(value) for name, value in adapter.items()}
+        return cls(optimizer, adapter, dict.fromkeys(names.OPTIMIZERS[optimizer].slots, zeros), step=0)
 
 
 def weighted_mean(losses: Sequence[float], weights: Sequence[float]) -> float:

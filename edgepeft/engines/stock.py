@@ -4,7 +4,6 @@ import functools
 import math
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -131,16 +130,11 @@ class StockStepper:
     def __init__(self, engine: StockEngine, tensors: Sequence[str], state: TrainState) -> None:
         self._engine = engine
         self._names = tensors
+        self._optimizer = state.optimizer
         self._step = state.step
-        self._values = {
-            rename(name): _value(np.array(arrays[name], dtype=np.float32))
-            for rename, arrays in (
-                (str, state.adapter),
-                (names.first_moment, state.exp_avg),
-                (names.second_moment, state.exp_avg_sq),
-            )
-            for name in tensors
-        }
+        kept = {names.slot(kind, name): slot[name] for kind, slot in state.slots.items() for name in tensors}
+        values = {name: state.adapter[name] for name in tensors} | kept
+        self._values = {name: _value(np.array(value, dtype=np.float32)) for name, value in values.items()}
 
     def step(self, batches: Sequence[Batch], settings: StepSettings) -> StepResult:
         """Makes one update. See `Stepper.step`."""
@@ -149,14 +143,15 @@ class StockStepper:
         loss = weighted_mean(losses, weights)
         scalars: dict[str, Array] = {names.STEP: np.array(self._step + 1, dtype=np.int64)}
         scalars |= {
-            name: np.array(getattr(settings, name), dtype=np.float64) for name in names.ADAMW_SETTINGS
+            name: np.array(getattr(settings, name), dtype=np.float64)
+            for name in names.OPTIMIZERS[self._optimizer].settings
         }
         feeds = (
             self._values
             | gradients
             | {name: ort.OrtValue.ortvalue_from_numpy(a) for name, a in scalars.items()}
         )
-        updated = self._engine.call(names.UPDATE_ADAMW, feeds)
+        updated = self._engine.call(names.update_graph(self._optimizer), feeds)
         norm = float(updated[names.GRADIENT_NORM].numpy())
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise NonFiniteLossError(
@@ -165,15 +160,19 @@ class StockStepper:
             )
         self._values = {name: updated[names.new(name)] for name in self._values}
         self._step += 1
-        return StepResult(loss, float(sum(weights)), norm)
+        return StepResult(loss, float(sum(weights)), norm, settings.learning_rate)
 
     def state(self) -> TrainState:
         """A copy of the state after the last update."""
 
-        def arrays(rename: Any) -> dict[str, Array]:
-            return {name: self._values[rename(name)].numpy().copy() for name in self._names}
+        def copy(name: str) -> Array:
+            return np.array(self._values[name].numpy())
 
-        return TrainState(arrays(str), arrays(names.first_moment), arrays(names.second_moment), self._step)
+        slots = {
+            kind: {name: copy(names.slot(kind, name)) for name in self._names}
+            for kind in names.OPTIMIZERS[self._optimizer].slots
+        }
+        return TrainState(self._optimizer, {name: copy(name) for name in self._names}, slots, self._step)
 
     def _mean_gradients(
         self, batches: Sequence[Batch], adapter: Values

@@ -3,10 +3,12 @@
 * accumulate: a running mean of gradients, weighted by what each batch counted.
 * update_adamw: clipping by global norm, then AdamW (Loshchilov and Hutter, "Decoupled Weight Decay
   Regularization", 2019, algorithm 2), as `torch.nn.utils.clip_grad_norm_` and `torch.optim.AdamW` compute them.
+* update_sgd: the same clipping, then SGD with momentum and L2 decay, as `torch.optim.SGD` computes it.
 
 Rates, decays and the bias corrections are float64, as Python's numbers are in PyTorch; tensors are float32.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -80,55 +82,88 @@ def accumulate_graph(shapes: Shapes) -> ir.Model:
     return op.model(names.ACCUMULATE)
 
 
-def adamw_graph(shapes: Shapes) -> ir.Model:
-    """One AdamW update of each tensor of `shapes`, all gradients clipped by their common norm."""
+def update_graph(optimizer: str, shapes: Shapes) -> ir.Model:
+    """One update of each tensor of `shapes` by an optimizer of `names.OPTIMIZERS`.
+
+    All gradients are clipped by their common norm first. Outputs are the tensors, then each slot, then the norm.
+    """
     op = _Builder()
+    described = names.OPTIMIZERS[optimizer]
 
     def inputs(rename: Callable[[str], str]) -> dict[str, ir.Value]:
         return {name: op.input(rename(name), ir.DataType.FLOAT, shape) for name, shape in shapes.items()}
 
     tensors, gradients = inputs(str), inputs(names.gradient)
-    means, squares = inputs(names.first_moment), inputs(names.second_moment)
-    step = op.input(names.STEP, ir.DataType.INT64)
-    settings = [op.input(name, ir.DataType.DOUBLE) for name in names.ADAMW_SETTINGS]
-    rate, beta1, beta2, epsilon, decay, max_norm = settings
+    slots = [inputs(functools.partial(names.slot, kind)) for kind in described.slots]
+    step = op.Cast(op.input(names.STEP, ir.DataType.INT64), to=TensorProto.DOUBLE)
+    settings = {name: op.input(name, ir.DataType.DOUBLE) for name in described.settings}
 
     norm = op.Sqrt(op.Sum(*(op.ReduceSumSquare(g, keepdims=0) for g in gradients.values())))
-    one, count = op.number(1.0), op.Cast(step, to=TensorProto.DOUBLE)
     wide_norm = op.Add(op.Cast(norm, to=TensorProto.DOUBLE), op.number(_NORM_EPSILON))
-    correction1, correction2 = (op.Sub(one, op.Pow(beta, count)) for beta in (beta1, beta2))
-    scalars = {
-        "clip": op.Min(op.Div(max_norm, wide_norm), one),
-        "keep": op.Sub(one, op.Mul(rate, decay)),
+    clip = op.Min(op.Div(settings["max_grad_norm"], wide_norm), op.number(1.0))
+    prepare, rule = _RULES[optimizer]
+    scalars = {"clip": clip} | prepare(op, settings, step)
+    k = {name: op.Cast(value, to=TensorProto.FLOAT) for name, value in scalars.items()}
+    updates = {
+        name: rule(op, k, tensors[name], op.Mul(gradients[name], k["clip"]), *(slot[name] for slot in slots))
+        for name in shapes
+    }
+    for index, kind in enumerate(("", *described.slots)):
+        for name, shape in shapes.items():
+            kept = names.slot(kind, name) if kind else name
+            op.output(names.new(kept), updates[name][index], ir.DataType.FLOAT, shape)
+    op.output(names.GRADIENT_NORM, norm, ir.DataType.FLOAT)
+    return op.model(names.update_graph(optimizer))
+
+
+Values = Mapping[str, ir.Value]
+
+
+def _adamw_scalars(op: _Builder, settings: Values, step: ir.Value) -> dict[str, ir.Value]:
+    one, rate = op.number(1.0), settings["learning_rate"]
+    beta1, beta2 = settings["beta1"], settings["beta2"]
+    correction1, correction2 = (op.Sub(one, op.Pow(beta, step)) for beta in (beta1, beta2))
+    return {
+        "keep": op.Sub(one, op.Mul(rate, settings["weight_decay"])),
         "size": op.Div(rate, correction1),
         "root": op.Sqrt(correction2),
         "beta1": beta1,
         "beta2": beta2,
         "rest1": op.Sub(one, beta1),
         "rest2": op.Sub(one, beta2),
-        "epsilon": epsilon,
+        "epsilon": settings["epsilon"],
     }
-    k = {name: op.Cast(value, to=TensorProto.FLOAT) for name, value in scalars.items()}
-    results: list[tuple[str, ir.Value, Sequence[int]]] = []
-    for name, shape in shapes.items():
-        clipped = op.Mul(gradients[name], k["clip"])
-        mean = op.Add(op.Mul(means[name], k["beta1"]), op.Mul(clipped, k["rest1"]))
-        square = op.Add(op.Mul(squares[name], k["beta2"]), op.Mul(op.Mul(clipped, clipped), k["rest2"]))
-        scale = op.Add(op.Div(op.Sqrt(square), k["root"]), k["epsilon"])
-        kept = op.Mul(tensors[name], k["keep"])
-        updated = op.Sub(kept, op.Mul(op.Div(mean, scale), k["size"]))
-        results += [
-            (names.new(name), updated, shape),
-            (names.new(names.first_moment(name)), mean, shape),
-            (names.new(names.second_moment(name)), square, shape),
-        ]
-    for name, value, shape in sorted(results, key=lambda result: _kind(result[0])):
-        op.output(name, value, ir.DataType.FLOAT, shape)
-    op.output(names.GRADIENT_NORM, norm, ir.DataType.FLOAT)
-    return op.model(names.UPDATE_ADAMW)
 
 
-def _kind(output: str) -> int:
-    """Adapter tensors first, then first moments, then second moments."""
-    kinds = (names.new(names.first_moment("")), names.new(names.second_moment("")))
-    return next((1 + index for index, kind in enumerate(kinds) if output.startswith(kind)), 0)
+def _adamw_rule(
+    op: _Builder, k: Values, tensor: ir.Value, gradient: ir.Value, exp_avg: ir.Value, exp_avg_sq: ir.Value
+) -> tuple[ir.Value, ...]:
+    mean = op.Add(op.Mul(exp_avg, k["beta1"]), op.Mul(gradient, k["rest1"]))
+    square = op.Add(op.Mul(exp_avg_sq, k["beta2"]), op.Mul(op.Mul(gradient, gradient), k["rest2"]))
+    scale = op.Add(op.Div(op.Sqrt(square), k["root"]), k["epsilon"])
+    kept = op.Mul(tensor, k["keep"])
+    return op.Sub(kept, op.Mul(op.Div(mean, scale), k["size"])), mean, square
+
+
+def _sgd_scalars(op: _Builder, settings: Values, step: ir.Value) -> dict[str, ir.Value]:
+    del op, step
+    return {
+        "rate": settings["learning_rate"],
+        "momentum": settings["momentum"],
+        "decay": settings["weight_decay"],
+    }
+
+
+def _sgd_rule(
+    op: _Builder, k: Values, tensor: ir.Value, gradient: ir.Value, momentum_buffer: ir.Value
+) -> tuple[ir.Value, ...]:
+    decayed = op.Add(gradient, op.Mul(tensor, k["decay"]))
+    buffer = op.Add(op.Mul(momentum_buffer, k["momentum"]), decayed)
+    return op.Sub(tensor, op.Mul(buffer, k["rate"])), buffer
+
+
+#: By optimizer: what it makes of its settings once, and how one tensor and its slots are updated.
+_RULES: dict[str, tuple[Callable[..., dict[str, ir.Value]], Callable[..., tuple[ir.Value, ...]]]] = {
+    "adamw": (_adamw_scalars, _adamw_rule),
+    "sgd": (_sgd_scalars, _sgd_rule),
+}

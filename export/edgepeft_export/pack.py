@@ -15,7 +15,7 @@ from edgepeft import names, store, tensors
 from edgepeft.adapter import Adapter
 from edgepeft.tensors import Array
 from edgepeft_export.errors import ExportError
-from edgepeft_export.optimizer import accumulate_graph, adamw_graph
+from edgepeft_export.optimizer import accumulate_graph, update_graph
 
 #: Constants up to this many bytes stay in the graphs; larger ones, like weights, are stored once for all.
 _MAX_INLINE_BYTES = 256
@@ -99,7 +99,7 @@ def write(
     shapes = {name: value.shape for name, value in adapter.tensors.items()}
     all_graphs = dict(graphs) | {
         names.ACCUMULATE: accumulate_graph(shapes),
-        names.UPDATE_ADAMW: adamw_graph(shapes),
+        **{names.update_graph(optimizer): update_graph(optimizer, shapes) for optimizer in names.OPTIMIZERS},
     }
     with store.new_folder(output, replaceable=lambda _: False) as folder:
         _write_base(folder / names.BASE, graphs.values())

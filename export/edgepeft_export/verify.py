@@ -222,8 +222,7 @@ def _compare_steps(
 ) -> Row:
     """AdamW on the same batches, here and in PyTorch: the largest difference of the loss."""
     start = _arrays(parameters)
-    zeros = {name: np.zeros_like(value) for name, value in start.items()}
-    stepper = engine.stepper(TrainState(start, zeros, zeros, step=0))
+    stepper = engine.stepper(TrainState.fresh("adamw", start))
     optimizer = torch.optim.AdamW(
         list(parameters.values()),
         lr=_SETTINGS.learning_rate,

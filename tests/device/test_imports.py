@@ -58,6 +58,7 @@ def test_the_facade_is_small() -> None:
         "Bundle",
         "Callback",
         "EdgepeftError",
+        "JsonLinesLog",
         "Model",
         "Trainer",
         "TrainingArguments",

@@ -19,7 +19,7 @@ def test_a_pipe_gets_about_twenty_plain_lines() -> None:
     shown = progress(Console(file=stream))
     shown.on_train_begin(1000, 1)
     for step in range(1, 1001):
-        shown.on_step_end(step, StepResult(2.0, 1.0, 1.0))
+        shown.on_step_end(step, StepResult(2.0, 1.0, 1.0, 0.1))
     shown.on_evaluate(1000, 1.5)
     shown.close()
     lines = stream.getvalue().splitlines()
@@ -34,7 +34,7 @@ def test_a_short_run_tells_every_step() -> None:
     shown = progress(Console(file=stream))
     shown.on_train_begin(3, 1)
     for step in (1, 2, 3):
-        shown.on_step_end(step, StepResult(1.0, 1.0, 1.0))
+        shown.on_step_end(step, StepResult(1.0, 1.0, 1.0, 0.1))
     assert len(stream.getvalue().splitlines()) == 3
 
 

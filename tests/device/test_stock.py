@@ -74,8 +74,7 @@ def test_steps_are_those_of_adamw() -> None:
     """Five steps of two batches, which count 5 and 3 labels, against AdamW in NumPy on their weighted mean."""
     model = edgepeft.load(HANDMADE / "chat")
     start = spread(model)
-    zeros = {name: np.zeros_like(value) for name, value in start.items()}
-    stepper = model.engine.stepper(TrainState(start, zeros, zeros, step=0))
+    stepper = model.engine.stepper(TrainState.fresh("adamw", start))
     other = {name: value[:1, :4] for name, value in CHAT.items()}
     tensors = {name: value.astype(np.float64) for name, value in start.items()}
     moments = [{name: np.zeros_like(value) for name, value in tensors.items()} for _ in range(2)]

@@ -8,6 +8,7 @@ import pytest
 
 import edgepeft
 from edgepeft import checkpoint, names, store, training
+from edgepeft.arguments import rows_of_step, steps_per_epoch, total_steps
 from edgepeft.engines.base import StepResult
 from edgepeft.errors import ArgumentError, CheckpointError, NonFiniteLossError, StorageError
 
@@ -65,22 +66,124 @@ def test_training_lowers_the_loss_and_the_model_uses_the_result(bundles: Path, r
     assert result.peak_memory_bytes > 10_000_000
 
 
-@pytest.mark.parametrize("cut", range(1, 8))
+TWENTY = {"max_steps": 20, "checkpoint_every": 1, "evaluate_every": 3}
+RUNS = {
+    "adamw": TWENTY | {"lr_scheduler_type": "cosine", "warmup_steps": 4, "weight_decay": 0.1},
+    "sgd": TWENTY | {"optimizer": "sgd", "learning_rate": 0.5, "lr_scheduler_type": "linear"},
+    "best": TWENTY | {"learning_rate": 0.3, "load_best_model_at_end": True},
+}
+
+
+@pytest.fixture(scope="module", params=RUNS)
+def uncut(request: pytest.FixtureRequest, bundles: Path, rows: Rows) -> tuple[dict, edgepeft.TrainingResult]:
+    """A run of twenty steps with accumulation and shuffling over seven epochs."""
+    settings = RUNS[request.param]
+    trainer = edgepeft.Trainer(edgepeft.load(bundles / "tiny-llama"), arguments(**settings))
+    return settings, trainer.fit(rows, rows[:3])
+
+
+@pytest.mark.parametrize("cut", range(1, 20))
 def test_a_run_cut_at_any_step_ends_as_one_that_was_not(
-    bundles: Path, rows: Rows, tmp_path: Path, cut: int
+    bundles: Path, rows: Rows, tmp_path: Path, cut: int, uncut: tuple[dict, edgepeft.TrainingResult]
 ) -> None:
-    """Bit for bit the same adapter and losses, with accumulation and shuffling over two epochs."""
-    whole = edgepeft.Trainer(edgepeft.load(bundles / "tiny-llama"), arguments(checkpoint_every=1)).fit(
-        rows, rows[:3]
-    )
-    first = edgepeft.Trainer(edgepeft.load(bundles / "tiny-llama"), arguments(checkpoint_every=1))
+    """Bit for bit the same adapter and losses, whatever the optimizer, the schedule and what is kept."""
+    settings, whole = uncut
+    model = edgepeft.load(bundles / "tiny-llama")
     with pytest.raises(KeyboardInterrupt):
-        first.fit(rows, rows[:3], callbacks=[Cut(cut)], checkpoint_dir=tmp_path)
-    again = edgepeft.Trainer(edgepeft.load(bundles / "tiny-llama"), arguments(checkpoint_every=1))
-    result = again.fit(rows, rows[:3], checkpoint_dir=tmp_path, resume=True)
+        edgepeft.Trainer(model, arguments(**settings)).fit(
+            rows, rows[:3], callbacks=[Cut(cut)], checkpoint_dir=tmp_path
+        )
+    model.use(model.bundle.initial_adapter())
+    result = edgepeft.Trainer(model, arguments(**settings)).fit(
+        rows, rows[:3], checkpoint_dir=tmp_path, resume=True
+    )
     assert same(whole.adapter, result.adapter)
     assert result.losses == whole.losses
     assert result.evaluation_losses == whole.evaluation_losses
+
+
+def test_the_best_adapter_is_kept(bundles: Path, rows: Rows) -> None:
+    """A rate that is too high ruins the model; the result is the adapter that the lowest held-out loss is of."""
+    model = edgepeft.load(bundles / "tiny-llama")
+    settings = arguments(learning_rate=0.5, max_steps=12, evaluate_every=1, load_best_model_at_end=True)
+    result = edgepeft.Trainer(model, settings).fit(rows, rows[:3])
+    losses = [loss for _, loss in result.evaluation_losses]
+    assert min(losses) < losses[-1]
+    kept = model.evaluate(rows[:3], settings.batch_size)["loss"]
+    assert kept == pytest.approx(min(losses), rel=1e-6)
+
+
+def test_training_stops_when_the_held_out_loss_no_longer_falls(bundles: Path, rows: Rows) -> None:
+    """After `early_stopping_patience` evaluations without a new lowest one, and at once when resumed."""
+    settings = arguments(learning_rate=0.5, max_steps=60, evaluate_every=1, early_stopping_patience=3)
+    result = edgepeft.Trainer(edgepeft.load(bundles / "tiny-llama"), settings).fit(rows, rows[:3])
+    losses = [loss for _, loss in result.evaluation_losses]
+    assert result.stop_reason == "early_stopping"
+    assert result.steps < 60
+    assert losses.index(min(losses)) == len(losses) - 4
+
+
+def test_the_time_is_up(bundles: Path, rows: Rows, tmp_path: Path) -> None:
+    """`max_seconds` ends a call of `fit` after a step; the next call goes on from there with time of its own."""
+    model = edgepeft.load(bundles / "tiny-llama")
+    whole = edgepeft.Trainer(model, arguments()).fit(rows)
+    model.use(model.bundle.initial_adapter())
+    first = edgepeft.Trainer(model, arguments(max_seconds=1e-6)).fit(rows, rows[:2], checkpoint_dir=tmp_path)
+    assert (first.stop_reason, first.steps) == ("max_seconds", 0)
+    assert [step for step, _ in first.evaluation_losses] == [0]
+    second = edgepeft.Trainer(model, arguments(max_seconds=600)).fit(
+        rows, checkpoint_dir=tmp_path, resume=True
+    )
+    assert second.stop_reason == "finished"
+    assert same(second.adapter, whole.adapter)
+
+
+def test_a_callback_stops_the_run(bundles: Path, rows: Rows, tmp_path: Path) -> None:
+    """`Trainer.stop` saves after the running step; the resumed run ends as one that was not stopped."""
+    model = edgepeft.load(bundles / "tiny-llama")
+    whole = edgepeft.Trainer(model, arguments()).fit(rows)
+    model.use(model.bundle.initial_adapter())
+    trainer = edgepeft.Trainer(model, arguments())
+
+    class Stop(edgepeft.Callback):
+        def on_step_end(self, step: int, result: StepResult) -> None:
+            del result
+            if step == 3:
+                trainer.stop()
+
+    stopped = trainer.fit(rows, callbacks=[Stop()], checkpoint_dir=tmp_path)
+    assert (stopped.stop_reason, stopped.steps) == ("stopped", 3)
+    resumed = trainer.fit(rows, checkpoint_dir=tmp_path, resume=True)
+    assert (resumed.stop_reason, resumed.steps) == ("finished", 8)
+    assert same(resumed.adapter, whole.adapter)
+
+
+@pytest.mark.parametrize("setting", [{"early_stopping_patience": 2}, {"load_best_model_at_end": True}])
+def test_the_best_needs_rows_to_measure_it(bundles: Path, rows: Rows, setting: dict) -> None:
+    """Told before the first step."""
+    trainer = edgepeft.Trainer(edgepeft.load(bundles / "tiny-llama"), arguments(**setting))
+    with pytest.raises(ArgumentError, match=f"{next(iter(setting))} needs eval_data"):
+        trainer.fit(rows)
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ({"optimizer": "adam"}, "optimizer is 'adam'; expected one of 'adamw', 'sgd'. Did you mean 'adamw'?"),
+        ({"lr_scheduler_type": "cosin"}, "Did you mean 'cosine'?"),
+        ({"lr_scheduler_type": None}, "lr_scheduler_type is None"),
+        ({"load_best_model_at_end": "yes"}, "expected one of False, True"),
+        ({"warmup_steps": -1}, "expected at least 0"),
+        ({"max_seconds": 0}, "expected more than 0"),
+        ({"momentum": 1.0}, "momentum is 1"),
+        ({"early_stopping_patience": 0}, "expected at least 1"),
+    ],
+)
+def test_settings_that_cannot_be(setting: dict, told: str) -> None:
+    """Each names the setting, what was expected, and the nearest choice."""
+    with pytest.raises(ArgumentError) as caught:
+        arguments(**setting)
+    assert told in str(caught.value)
 
 
 def test_the_seed_decides_the_order(bundles: Path, rows: Rows) -> None:
@@ -97,8 +200,8 @@ def test_the_seed_decides_the_order(bundles: Path, rows: Rows) -> None:
 def test_an_epoch_takes_every_row_once(rows: int, batch: int, accumulation: int) -> None:
     """The batches of an epoch's steps hold each row exactly once, and none is too large."""
     settings = arguments(batch_size=batch, gradient_accumulation=accumulation)
-    steps = range(1, training.steps_per_epoch(rows, settings) + 1)
-    batches = [pick for step in steps for pick in training.rows_of_step(step, rows, settings)]
+    steps = range(1, steps_per_epoch(rows, settings) + 1)
+    batches = [pick for step in steps for pick in rows_of_step(step, rows, settings)]
     assert sorted(index for pick in batches for index in pick) == list(range(rows))
     assert all(0 < len(pick) <= batch for pick in batches)
 
@@ -106,7 +209,7 @@ def test_an_epoch_takes_every_row_once(rows: int, batch: int, accumulation: int)
 def test_epochs_make_as_many_steps_as_they_need() -> None:
     """Eleven rows in updates of four make three steps an epoch."""
     settings = edgepeft.TrainingArguments(epochs=5, batch_size=2, gradient_accumulation=2)
-    assert training.total_steps(11, settings) == 15
+    assert total_steps(11, settings) == 15
 
 
 def test_a_loss_that_is_not_finite_changes_nothing(bundles: Path, tmp_path: Path) -> None:
@@ -116,7 +219,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(bundles: Path, tmp_path: Path
     model = edgepeft.load(bundles / "conv-net")
     before = model.adapter
     settings = edgepeft.TrainingArguments(max_steps=6, batch_size=1, seed=2, checkpoint_every=1)
-    order = [next(training.rows_of_step(step, 6, settings))[0] for step in range(1, 7)]
+    order = [next(rows_of_step(step, 6, settings))[0] for step in range(1, 7)]
     bad = order.index(4) + 1
     assert bad > 1
     with pytest.raises(NonFiniteLossError, match=f"step {bad}: the loss is nan"):

@@ -6,10 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from small_models import RECIPES, image_batch, text_batch
 from torch import Tensor
 
+import edgepeft
 from edgepeft import names
+from edgepeft.arguments import rows_of_step
 from edgepeft.bundle import Bundle
 from edgepeft.engines.base import StepSettings, TrainState
 from edgepeft.engines.stock import StockEngine
@@ -112,10 +115,9 @@ def test_outputs_and_evaluation(pair: Pair) -> None:
 
 def test_fifty_adamw_steps(pair: Pair) -> None:
     """The loss stays within 1e-4 of torch.optim.AdamW's at every one of 50 steps on the same batches."""
-    settings = StepSettings(1e-3, 0.9, 0.999, 1e-8, 0.01, 1.0)
+    settings = StepSettings(1e-3, weight_decay=0.01, max_grad_norm=1.0)
     start = pair.arrays()
-    zeros = {name: np.zeros_like(value) for name, value in start.items()}
-    stepper = pair.engine.stepper(TrainState(start, zeros, zeros, 0))
+    stepper = pair.engine.stepper(TrainState.fresh("adamw", start))
     parameters = list(pair.parameters.values())
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.01)
     batches = BATCHES[pair.bundle.path.name]
@@ -131,6 +133,61 @@ def test_fifty_adamw_steps(pair: Pair) -> None:
     assert max(np.abs(moved[name] - start[name]).max() for name in start) > 0.01
 
 
+TRAININGS = {
+    "adamw": {"weight_decay": 0.1, "lr_scheduler_type": "linear", "warmup_steps": 5},
+    "adamw-accumulated": {"gradient_accumulation": 2, "lr_scheduler_type": "cosine", "max_grad_norm": 0.1},
+    "sgd": {"optimizer": "sgd", "learning_rate": 0.1, "weight_decay": 0.01, "warmup_steps": 10},
+    "sgd-accumulated": {
+        "optimizer": "sgd",
+        "learning_rate": 0.2,
+        "momentum": 0.5,
+        "gradient_accumulation": 3,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 3,
+    },
+}
+
+
+@pytest.mark.parametrize("recipe", TRAININGS)
+def test_fifty_steps_of_the_trainer(bundles: Path, recipe: str) -> None:
+    """Schedules, accumulation, clipping and both optimizers: the loss stays within 1e-4 of PyTorch's own."""
+    settings = edgepeft.TrainingArguments(
+        **({"learning_rate": 1e-2, "batch_size": 2, "max_steps": STEPS, "seed": 4} | TRAININGS[recipe])
+    )
+    whole = text_batch(9, 20, seed=6)
+    rows = [{name: value[row].numpy() for name, value in whole.items()} for row in range(9)]
+    result = edgepeft.Trainer(edgepeft.load(bundles / "tiny-llama"), settings).fit(rows)
+
+    pair = Pair(bundles / "tiny-llama")
+    initial = pair.bundle.initial_adapter().tensors
+    with torch.no_grad():
+        for name, parameter in pair.parameters.items():
+            parameter.copy_(torch.from_numpy(np.array(initial[name])))
+    parameters = list(pair.parameters.values())
+    kinds: dict[str, torch.optim.Optimizer] = {
+        "adamw": torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay),
+        "sgd": torch.optim.SGD(
+            parameters,
+            lr=settings.learning_rate,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+        ),
+    }
+    optimizer = kinds[settings.optimizer]
+    name = settings.lr_scheduler_type
+    scheduler = transformers.get_scheduler(
+        "constant_with_warmup" if name == "constant" else name, optimizer, settings.warmup_steps, STEPS
+    )
+    for step in range(1, STEPS + 1):
+        picked = [index for pick in rows_of_step(step, len(rows), settings) for index in pick]
+        loss = float(pair.backward({name: value[picked] for name, value in whole.items()})["loss"])
+        torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
+        optimizer.step()
+        scheduler.step()
+        assert abs(result.losses[step - 1] - loss) <= MAX_DRIFT, f"step {step}"
+    assert abs(result.losses[-1] - result.losses[0]) > 10 * MAX_DRIFT
+
+
 def test_accumulation_weighs_tokens(bundles: Path) -> None:
     """Four batches of two unequal rows give the update that one batch of eight gives in PyTorch."""
     pair = Pair(bundles / "tiny-llama")
@@ -140,10 +197,9 @@ def test_accumulation_weighs_tokens(bundles: Path) -> None:
         whole["labels"][row, 5 + 2 * row :] = -100
     parts = [{name: value[i : i + 2] for name, value in whole.items()} for i in range(0, 8, 2)]
     start = pair.arrays()
-    zeros = {name: np.zeros_like(value) for name, value in start.items()}
-    stepper = pair.engine.stepper(TrainState(start, zeros, zeros, 0))
-    result = stepper.step([data(part) for part in parts], StepSettings(1e-3, 0.9, 0.999, 1e-8, 0.0, np.inf))
+    stepper = pair.engine.stepper(TrainState.fresh("adamw", start))
+    result = stepper.step([data(part) for part in parts], StepSettings(1e-3))
     expected = pair.backward(whole)
     assert result.loss == pytest.approx(float(expected["loss"]), rel=1e-5)
-    for name, mean in stepper.state().exp_avg.items():  # a tenth of the gradient after one step
+    for name, mean in stepper.state().slots["exp_avg"].items():  # a tenth of the gradient after one step
         assert relative_error(mean * 10, pair.parameters[name].grad.numpy()) <= MAX_ERROR, name

@@ -13,15 +13,13 @@ def main() -> None:
     arguments.add_argument("--bundle", required=True)
     options = arguments.parse_args()
     model = edgepeft.load(options.bundle, threads=options.threads)
-    adapter = model.adapter.tensors
-    zeros = {name: np.zeros_like(value) for name, value in adapter.items()}
-    stepper = model.engine.stepper(TrainState(adapter, zeros, zeros, step=0))
+    stepper = model.engine.stepper(TrainState.fresh("adamw", model.adapter.tensors))
     vocabulary = next(
         p.shape[-1] for p in model.bundle.manifest.graphs["infer"].outputs if p.name == "logits"
     )
     ids, labels = tokens(options.batch, options.length, int(vocabulary))
     batch = {"input_ids": ids, "attention_mask": np.ones_like(ids), "labels": labels}
-    settings = StepSettings(LEARNING_RATE, 0.9, 0.999, 1e-8, 0.0, MAX_GRAD_NORM)
+    settings = StepSettings(LEARNING_RATE, max_grad_norm=MAX_GRAD_NORM)
     measure(lambda: stepper.step([batch], settings), options.steps)
 
 

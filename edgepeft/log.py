@@ -1,0 +1,73 @@
+"""A log of training as JSON Lines: one object an event, written as it happens."""
+
+import errno
+import json
+import os
+import time
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from edgepeft.engines.base import StepResult
+from edgepeft.errors import StorageError
+from edgepeft.training import Callback, TrainingResult
+
+
+class JsonLinesLog(Callback):
+    """Appends every event of a run to a file; a resumed run goes on in it.
+
+    Each line has `event` ("begin", "step", "evaluate" or "end"), `time` in seconds since 1970, and the event's own
+    values.
+
+    Args:
+        path: The file; made if it is not there.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path)
+        try:
+            self._file = FileIO(self._path, "a")  # no buffer, which closing would try to write again
+        except OSError as error:
+            raise self._refused(error) from error
+
+    def on_train_begin(self, total_steps: int, first_step: int) -> None:
+        """Writes how long the run is, and where it begins."""
+        self._write("begin", total_steps=total_steps, first_step=first_step)
+
+    def on_step_end(self, step: int, result: StepResult) -> None:
+        """Writes what the update reports."""
+        self._write(
+            "step",
+            step=step,
+            loss=result.loss,
+            learning_rate=result.learning_rate,
+            gradient_norm=result.gradient_norm,
+            weight=result.weight,
+        )
+
+    def on_evaluate(self, step: int, loss: float) -> None:
+        """Writes the loss on held-out rows."""
+        self._write("evaluate", step=step, loss=loss)
+
+    def on_train_end(self, result: TrainingResult) -> None:
+        """Writes why the run ended."""
+        self._write("end", step=result.steps, seconds=result.seconds, stop_reason=result.stop_reason)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def _write(self, event: str, **values: Any) -> None:
+        line = json.dumps({"event": event, "time": time.time()} | values).encode() + b"\n"
+        try:
+            written = self._file.write(line)
+        except OSError as error:
+            raise self._refused(error) from error
+        if written < len(line):
+            raise self._refused(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+
+    def _refused(self, error: OSError) -> StorageError:
+        return StorageError(f"{self._path}: cannot be written: {error.strerror}. Choose another file.")

@@ -1,0 +1,54 @@
+"""The log of a run: one JSON object an event, also over a cut and resumed run."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edgepeft
+from edgepeft.errors import StorageError
+
+HANDMADE = Path(__file__).parent.parent / "data" / "handmade"
+ROWS = [{"text": text} for text in ("hello there.", "who is it?", "a friend.")]
+
+
+def events(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_event_of_a_run(tmp_path: Path) -> None:
+    """Begin, each step with its loss and learning rate, evaluations, the end; a second run is appended."""
+    path = tmp_path / "log.jsonl"
+    settings = edgepeft.TrainingArguments(
+        max_steps=4, learning_rate=0.1, lr_scheduler_type="linear", evaluate_every=2
+    )
+    for _ in range(2):
+        trainer = edgepeft.Trainer(edgepeft.load(HANDMADE / "chat"), settings)
+        result = trainer.fit(ROWS, ROWS[:1], callbacks=[edgepeft.JsonLinesLog(path)])
+    told = events(path)
+    kinds = ["begin", "evaluate", "step", "step", "evaluate", "step", "step", "evaluate", "end"]
+    assert [line["event"] for line in told] == kinds * 2
+    steps = [line for line in told[:9] if line["event"] == "step"]
+    assert [line["step"] for line in steps] == [1, 2, 3, 4]
+    assert [line["loss"] for line in steps] == result.losses
+    assert [line["learning_rate"] for line in steps] == pytest.approx([0.1, 0.075, 0.05, 0.025])
+    assert told[8]["stop_reason"] == "finished"
+    assert np.all(np.diff([line["time"] for line in told]) >= 0)
+
+
+def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:
+    """Told before the first step."""
+    with pytest.raises(StorageError, match=r"log.jsonl: cannot be written: No such file"):
+        edgepeft.JsonLinesLog(tmp_path / "missing" / "log.jsonl")
+
+
+def test_a_disk_that_fills_up() -> None:
+    """The device that is always full: the run ends with the reason, and the model keeps its adapter."""
+    model = edgepeft.load(HANDMADE / "chat")
+    before = model.adapter
+    with pytest.raises(StorageError, match=r"/dev/full: cannot be written: No space left"):
+        edgepeft.Trainer(model, edgepeft.TrainingArguments(max_steps=1)).fit(
+            ROWS, callbacks=[edgepeft.JsonLinesLog("/dev/full")]
+        )
+    assert model.adapter is before

@@ -1,0 +1,126 @@
+"""Ctrl-C and SIGTERM, sent to a real run: the first stops it in order, the second at once."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+import edgepeft
+from edgepeft import signals
+
+HANDMADE = Path(__file__).parent.parent / "data" / "handmade"
+STEPS = 60
+
+#: A run that tells each step and then waits for a line, so that a signal comes at a known step.
+PROGRAM = f"""
+import sys
+import edgepeft
+
+class Turn(edgepeft.Callback):
+    def on_step_end(self, step, result):
+        print(step, flush=True)
+        sys.stdin.readline()
+
+class Told(edgepeft.Trainer):
+    def stop(self):
+        super().stop()
+        print("asked", flush=True)
+
+settings = edgepeft.TrainingArguments(max_steps={STEPS}, batch_size=2, learning_rate=0.05, lr_scheduler_type="cosine")
+trainer = Told(edgepeft.load(sys.argv[1]), settings)
+result = trainer.fit(sys.argv[2], callbacks=[Turn()], checkpoint_dir=sys.argv[3], resume=True)
+result.adapter.save(sys.argv[4])
+print(result.stop_reason, result.steps)
+"""
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("hello.", "who is it?", "me.")))
+    return path
+
+
+def start(tmp_path: Path, data: Path, output: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", PROGRAM, HANDMADE / "chat", data, tmp_path / "run", tmp_path / output]
+    pipe = subprocess.PIPE
+    return subprocess.Popen([*map(str, command)], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+
+def answer(run: subprocess.Popen[str], step: int) -> None:
+    """Waits for a step, and lets the run go on."""
+    assert run.stdin is not None
+    assert run.stdout is not None
+    assert run.stdout.readline() == f"{step}\n"
+    run.stdin.write("\n")
+    run.stdin.flush()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_after_the_running_step_and_saves(
+    tmp_path: Path, data: Path, number: signal.Signals
+) -> None:
+    """The run ends in order after that step; resumed, it ends with the adapter of one that was not stopped."""
+    run = start(tmp_path, data, "first")
+    answer(run, 1)
+    assert run.stdout is not None
+    assert run.stdout.readline() == "2\n"
+    run.send_signal(number)
+    out, err = run.communicate("\n", timeout=60)
+    assert (run.returncode, out, err) == (0, "asked\nstopped 2\n", "")
+    again = start(tmp_path, data, "second")
+    out, err = again.communicate("\n" * STEPS, timeout=60)
+    assert out.endswith(f"finished {STEPS}\n"), err
+    settings = edgepeft.TrainingArguments(
+        max_steps=STEPS, batch_size=2, learning_rate=0.05, lr_scheduler_type="cosine"
+    )
+    whole = edgepeft.Trainer(edgepeft.load(HANDMADE / "chat"), settings).fit(data)
+    resumed = edgepeft.Adapter.load(tmp_path / "second")
+    assert all((resumed.tensors[name] == value).all() for name, value in whole.adapter.tensors.items())
+
+
+def test_a_second_signal_ends_the_program_at_once(tmp_path: Path, data: Path) -> None:
+    """The default of that signal applies again: the program ends without another word, and writes no adapter."""
+    run = start(tmp_path, data, "first")
+    answer(run, 1)
+    assert run.stdout is not None
+    assert run.stdout.readline() == "2\n"
+    run.send_signal(signal.SIGTERM)
+    assert run.stdout.readline() == "asked\n"
+    run.send_signal(signal.SIGTERM)
+    run.communicate(timeout=60)
+    assert run.returncode == -signal.SIGTERM
+    assert not (tmp_path / "first").exists()
+
+
+def test_a_programs_own_handlers_are_left_alone() -> None:
+    """Only those of a program that has none are taken, and they are given back."""
+
+    def own(*_: object) -> None: ...
+
+    before = signal.signal(signal.SIGTERM, own)
+    try:
+        with signals.first_calls(lambda: None):
+            assert signal.getsignal(signal.SIGTERM) is own
+            assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_another_thread_takes_no_signals() -> None:
+    """Python allows handlers in the main thread only; training elsewhere works without."""
+    reached = []
+
+    def body() -> None:
+        with signals.first_calls(lambda: None):
+            reached.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    thread.join()
+    assert reached == [signal.default_int_handler]
