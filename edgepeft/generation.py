@@ -1,7 +1,7 @@
 """Choosing the next token from a model's scores."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,8 @@ class Sampling:
         temperature: 0 takes the best token every time; more draws, the higher the wilder.
         top_k: Draw among this many best tokens only.
         top_p: Draw among the best tokens that together have this probability only.
+        repetition_penalty: More than 1 makes tokens that were there before less likely (Keskar et al., "CTRL",
+            2019, section 4.1).
         seed: Seed of the draws.
 
     Raises:
@@ -28,6 +30,7 @@ class Sampling:
     temperature: float = 0.0
     top_k: int | None = None
     top_p: float | None = None
+    repetition_penalty: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -39,6 +42,8 @@ class Sampling:
             raise ArgumentError(f"top_k is {self.top_k}; expected 1 or more.")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ArgumentError(f"top_p is {self.top_p}; expected more than 0 and at most 1.")
+        if not 0 < self.repetition_penalty < math.inf:
+            raise ArgumentError(f"repetition_penalty is {self.repetition_penalty}; expected more than 0.")
         if self.seed < 0:
             raise ArgumentError(f"seed is {self.seed}; expected 0 or more.")
 
@@ -53,16 +58,26 @@ def check_length(max_new_tokens: int) -> None:
         raise ArgumentError(f"max_new_tokens is {max_new_tokens}; expected 1 to {MAX_NEW_TOKENS}.")
 
 
-def chooser(sampling: Sampling) -> Callable[[Array], int]:
-    """A function from scores, [vocabulary] float32, to a token; each call draws anew."""
+def chooser(sampling: Sampling) -> Callable[[Array, Sequence[int]], int]:
+    """A function from scores, [vocabulary] float32, and the text's tokens to the next; each call draws anew."""
     generator = np.random.Generator(np.random.PCG64(sampling.seed))
 
-    def choose(scores: Array) -> int:
+    def choose(scores: Array, seen: Sequence[int]) -> int:
+        if sampling.repetition_penalty != 1:
+            scores = penalized(scores, seen, sampling.repetition_penalty)
         if sampling.temperature == 0:
             return int(np.argmax(scores))
         return int(generator.choice(len(scores), p=probabilities(scores, sampling)))
 
     return choose
+
+
+def penalized(scores: Array, seen: Sequence[int], penalty: float) -> Array:
+    """Scores with those of seen tokens made smaller: positive ones divided, negative ones multiplied."""
+    result = scores.copy()
+    ids = np.unique(np.asarray(seen, dtype=np.int64))
+    result[ids] = np.where(scores[ids] > 0, scores[ids] / penalty, scores[ids] * penalty)
+    return result
 
 
 def probabilities(scores: Array, sampling: Sampling) -> Array:
@@ -80,3 +95,49 @@ def probabilities(scores: Array, sampling: Sampling) -> Array:
     result: Array = np.zeros_like(shares)
     result[order] = shares
     return result
+
+
+def pieces(
+    tokens: Iterable[int], decode: Callable[[Sequence[int]], str], stop: Sequence[str]
+) -> Iterator[str]:
+    """Turns tokens into text as they come.
+
+    Text is held back while it may be half of a character, or the start of a text that ends the answer.
+
+    Args:
+        tokens: The answer's tokens.
+        decode: The text of all tokens so far.
+        stop: Texts that end the answer, and are not part of it.
+    """
+    ids: list[int] = []
+    told = 0
+    text = ""
+    for token in tokens:
+        ids.append(token)
+        text = decode(ids)
+        ends = [place for place in map(text.find, stop) if place >= 0]
+        if ends:
+            text = text[: min(ends)]
+            break
+        sure = len(text) - _unsure(text, stop)
+        if sure > told:
+            yield text[told:sure]
+            told = sure
+    if len(text) > told:
+        yield text[told:]
+
+
+#: What a tokenizer gives for bytes that are no whole character yet.
+_INCOMPLETE = "\ufffd"
+
+
+def _unsure(text: str, stop: Sequence[str]) -> int:
+    """How many characters at the end may still change, or may begin a text that ends the answer."""
+    incomplete = len(text) - len(text.rstrip(_INCOMPLETE))
+    begins = (
+        size
+        for each in stop
+        for size in range(1, min(len(each), len(text) + 1))
+        if text.endswith(each[:size])
+    )
+    return max(incomplete, *begins, 0)

@@ -145,7 +145,7 @@ def decode(content: bytes | memoryview, where: str = names.MANIFEST) -> Manifest
         raise BundleError(
             f"{where}: not a valid manifest: {error}. Copy or export the bundle again."
         ) from error
-    for check in (_check_paths, _check_graphs, _check_adapter, _check_base_id):
+    for check in (_check_paths, _check_graphs, _check_adapter, _check_decode, _check_base_id):
         check(manifest, where)
     return manifest
 
@@ -205,7 +205,7 @@ def _check_adapter(manifest: Manifest, where: str) -> None:
     twice = _twice(list(manifest.adapter_names))
     if twice is not None:
         raise BundleError(f"{where}: two adapter tensors are named {twice!r}. Export the bundle again.")
-    for name in (names.INFER, names.EVALUATE, names.TRAIN):
+    for name in (names.INFER, names.EVALUATE, names.TRAIN, names.DECODE):
         if name not in manifest.graphs:
             continue
         ports = {port.name: port for port in manifest.graphs[name].inputs}
@@ -217,6 +217,30 @@ def _check_adapter(manifest: Manifest, where: str) -> None:
                     f"{where}: graph {name!r} should take the adapter tensor {tensor.name!r} as "
                     f"{tensor.dtype} {tensor.shape}, but has {got}. Export the bundle again."
                 )
+
+
+def _check_decode(manifest: Manifest, where: str) -> None:
+    """The decode graph takes tokens and a cache, [1, heads, past, width] each, and gives scores and the grown cache."""
+    if names.DECODE not in manifest.graphs:
+        return
+    inputs = {port.name: port for port in manifest.data_inputs(names.DECODE)}
+    outputs = {port.name for port in manifest.graphs[names.DECODE].outputs}
+    layers = (len(inputs) - 1) // 2
+    parts = [(part, layer) for layer in range(layers) for part in ("key", "value")]
+    fits = (
+        inputs.keys() == {"input_ids", *(names.past(*part) for part in parts)}
+        and outputs == {"logits", *(names.present(*part) for part in parts)}
+        and (inputs["input_ids"].dtype, inputs["input_ids"].shape[:1]) == ("int64", [1])
+        and all(_is_cache(inputs[names.past(*part)]) for part in parts)
+    )
+    if not fits:
+        raise BundleError(f"{where}: graph {names.DECODE!r} has no key-value cache. Export the bundle again.")
+
+
+def _is_cache(port: Port) -> bool:
+    shape = port.shape
+    sizes = [type(size) for size in shape]
+    return port.dtype == "float32" and sizes == [int, int, str, int] and shape[0] == 1
 
 
 def _check_base_id(manifest: Manifest, where: str) -> None:

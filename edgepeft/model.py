@@ -1,7 +1,8 @@
 """A bundle in use: prediction, generation and evaluation under an adapter that can be swapped at any time."""
 
+import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -120,6 +121,8 @@ class Model:
         temperature: float = 0.0,
         top_k: int | None = None,
         top_p: float | None = None,
+        repetition_penalty: float = 1.0,
+        stop: Sequence[str] = (),
         seed: int = 0,
     ) -> str:
         """Continues a prompt with a causal language model; the same seed gives the same text.
@@ -131,34 +134,96 @@ class Model:
             temperature: 0 takes the best token every time; more draws, the higher the wilder.
             top_k: Draw among this many best tokens only.
             top_p: Draw among the best tokens that together have this probability only.
+            repetition_penalty: More than 1 makes tokens that were there before less likely.
+            stop: Texts that end the answer, and are not part of it.
             seed: Seed of the draws.
 
         Raises:
             ArgumentError: A setting is out of range, or the bundle is no language model.
             DataError: The prompt leaves no room for an answer.
         """
+        return "".join(
+            self.stream(
+                prompt,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                repetition_penalty=repetition_penalty,
+                stop=stop,
+                seed=seed,
+            )
+        )
+
+    def stream(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        repetition_penalty: float = 1.0,
+        stop: Sequence[str] = (),
+        seed: int = 0,
+    ) -> Iterator[str]:
+        """Like `generate`, in pieces as they come; the adapter is the one in use when it is called.
+
+        Raises:
+            ArgumentError: As `generate`, at once.
+            DataError: As `generate`, at once.
+        """
         generation.check_length(max_new_tokens)
-        sampling = generation.Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+        sampling = generation.Sampling(
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+        )
+        if isinstance(stop, str) or not all(stop):
+            raise ArgumentError(f"stop is {stop!r}; expected a list of texts that are not empty.")
         text = self.text
         if text is None or self.bundle.manifest.task != "causal_lm":
             raise ArgumentError(f"{self.bundle.path}: is no language model with a tokenizer; use predict.")
-        choose = generation.chooser(sampling)
-        prepared = self._active.prepared
         ids = text.encode_prompt(prompt)
         room = text.info.max_length - len(ids)
         if not ids or room < 1:
             raise DataError(
                 f"the prompt is {len(ids)} tokens long; expected 1 to {text.info.max_length - 1}."
             )
-        added: list[int] = []
-        for _ in range(min(max_new_tokens, room)):
-            tokens = np.array([ids + added], dtype=np.int64)
+        tokens = self._tokens(ids, min(max_new_tokens, room), sampling, self._active.prepared)
+        answer = itertools.takewhile(lambda token: token not in text.info.eos_token_ids, tokens)
+        return generation.pieces(answer, text.decode, stop)
+
+    def _tokens(
+        self, ids: list[int], most: int, sampling: generation.Sampling, prepared: Any
+    ) -> Iterator[int]:
+        """The tokens that follow, chosen one by one."""
+        choose = generation.chooser(sampling)
+        scores = self._scores(prepared)
+        seen, new = list(ids), ids
+        for _ in range(most):
+            token = choose(scores(new), seen)
+            yield token
+            new = [token]
+            seen.append(token)
+
+    def _scores(self, prepared: Any) -> Callable[[list[int]], Array]:
+        """A function from further tokens to the scores of the one after them: cached where the bundle can."""
+        if names.DECODE in self.bundle.manifest.graphs:
+            decoder = self.engine.decoder(prepared)
+            return lambda new: decoder.next(np.array(new, dtype=np.int64))
+        seen: list[int] = []
+
+        def scores(new: list[int]) -> Array:
+            seen.extend(new)
+            tokens = np.array([seen], dtype=np.int64)
             batch = {"input_ids": tokens, "attention_mask": np.ones_like(tokens)}
-            token = choose(self.engine.run(names.INFER, batch, prepared)["logits"][0, -1])
-            if token in text.info.eos_token_ids:
-                break
-            added.append(token)
-        return text.decode(added)
+            last: Array = self.engine.run(names.INFER, batch, prepared)["logits"][0, -1]
+            return last
+
+        return scores
 
     @cached_property
     def text(self) -> Text | None:

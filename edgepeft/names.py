@@ -16,6 +16,7 @@ REQUIRED_FILES = (BASE, f"{INITIAL_ADAPTER}/{ADAPTER_CONFIG}", f"{INITIAL_ADAPTE
 INFER = "infer"
 EVALUATE = "evaluate"
 TRAIN = "train"
+DECODE = "decode"
 ACCUMULATE = "accumulate"
 
 LOSS = "loss"
@@ -59,6 +60,16 @@ def update_graph(optimizer: str) -> str:
 def graph_file(graph: str) -> str:
     """The file of a graph, as a path inside the bundle."""
     return f"graphs/{graph}.onnx"
+
+
+def past(part: str, layer: int) -> str:
+    """What a key-value cache holds of a layer before a call; `part` is "key" or "value"."""
+    return f"past_{part}_{layer}"
+
+
+def present(part: str, layer: int) -> str:
+    """The same after the call."""
+    return f"present_{part}_{layer}"
 
 
 def gradient(tensor: str) -> str:

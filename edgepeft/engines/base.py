@@ -94,6 +94,18 @@ class Stepper(Protocol):
         ...
 
 
+class Decoder(Protocol):
+    """A language model that goes through a text once, with a key-value cache of what it has seen."""
+
+    def next(self, ids: Array) -> Array:
+        """Reads further tokens, [new] int64, and gives the scores of the one after them, [vocabulary] float32.
+
+        Raises:
+            EngineError: ONNX Runtime refused them.
+        """
+        ...
+
+
 class Engine(Protocol):
     """Runs a bundle's graphs. Safe to call from several threads at once."""
 
@@ -109,6 +121,10 @@ class Engine(Protocol):
         Raises:
             EngineError: An input is missing, or of the wrong type or shape.
         """
+        ...
+
+    def decoder(self, adapter: Any) -> Decoder:
+        """Starts at the beginning of a text, under an adapter that `prepare` made ready."""
         ...
 
     def stepper(self, state: TrainState) -> Stepper:

@@ -12,6 +12,7 @@ from edgepeft import arrays, names
 from edgepeft.bundle import Bundle
 from edgepeft.engines.base import Batch, StepResult, StepSettings, TrainState, weighted_mean
 from edgepeft.errors import EngineError, NonFiniteLossError
+from edgepeft.manifest import Manifest
 from edgepeft.tensors import Array
 
 Values = Mapping[str, ort.OrtValue]
@@ -56,6 +57,10 @@ class StockEngine:
     def stepper(self, state: TrainState) -> "StockStepper":
         """Starts training from a state."""
         return StockStepper(self, self._bundle.manifest.adapter_names, state)
+
+    def decoder(self, adapter: Values) -> "StockDecoder":
+        """Starts at the beginning of a text."""
+        return StockDecoder(self, self._bundle.manifest, adapter)
 
     def gradients(self, batch: Batch, adapter: Values) -> dict[str, ort.OrtValue]:
         """Loss, weight and gradients of a batch, left where ONNX Runtime has them."""
@@ -122,6 +127,33 @@ class StockEngine:
                 f"{self._bundle.path}: ONNX Runtime {ort.__version__} refused graph {graph!r}: {_reason(error)} "
                 "Update onnxruntime, or export the bundle again."
             ) from error
+
+
+class StockDecoder:
+    """A text in progress on stock ONNX Runtime. See `edgepeft.engines.base.Decoder`."""
+
+    def __init__(self, engine: StockEngine, manifest: Manifest, adapter: Values) -> None:
+        self._engine = engine
+        self._adapter = adapter
+        ports = manifest.data_inputs(names.DECODE)
+        layers = range((len(ports) - 1) // 2)
+        parts = [(part, layer) for layer in layers for part in ("key", "value")]
+        self._grown = {names.past(*part): names.present(*part) for part in parts}
+        self._cache = {
+            port.name: _value(
+                np.empty([0 if isinstance(size, str) else size for size in port.shape], np.float32)
+            )
+            for port in ports
+            if port.name in self._grown
+        }
+
+    def next(self, ids: Array) -> Array:
+        """Reads further tokens. See `Decoder.next`."""
+        tokens = ort.OrtValue.ortvalue_from_numpy(np.asarray(ids, dtype=np.int64)[None])
+        outputs = self._engine.call(names.DECODE, {"input_ids": tokens, **self._cache, **dict(self._adapter)})
+        self._cache = {past: outputs[present] for past, present in self._grown.items()}
+        scores: Array = outputs["logits"].numpy()[0, -1]
+        return scores
 
 
 class StockStepper:

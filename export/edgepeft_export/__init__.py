@@ -22,10 +22,11 @@ from edgepeft.adapter import Adapter
 from edgepeft.bundle import Bundle
 from edgepeft_export import passes
 from edgepeft_export.attach import Attached, as_traced, attach
+from edgepeft_export.decode import trace_decode
 from edgepeft_export.errors import ExportError
 from edgepeft_export.losses import as_loss
 from edgepeft_export.lower import lower
-from edgepeft_export.pack import Contents, rename, split, write
+from edgepeft_export.pack import Contents, rename, separate, split, write
 from edgepeft_export.trace import StepModule, Trace, trace
 from edgepeft_export.verify import Report, verify
 
@@ -100,6 +101,9 @@ def export(
         tensors = _name(joint, traced, attached, axes)
         task = _TASKS.get(loss, "generic") if isinstance(loss, str) else "generic"
         graphs = split(joint, list(tensors), outputs_in_evaluate=task != "causal_lm")
+        if task == "causal_lm":
+            tell("decode")
+            graphs |= _decode(attached)
         contents = Contents(
             name=name or _architecture(attached.model),
             architecture=_architecture(attached.model),
@@ -165,6 +169,32 @@ def _architecture(model: nn.Module) -> str:
     return type(base).__name__
 
 
+def _decode(attached: Attached) -> dict[str, ir.Model]:
+    """The decode graph, by its name; none where the model has no plain key-value cache."""
+    found = trace_decode(attached)
+    if found is None:
+        return {}
+    traced, axes = found
+    model = lower(traced)
+    passes.run(model)
+    _name(model, traced, attached, axes)
+    return {names.DECODE: separate(model, names.DECODE, _tensor_names(attached.model))}
+
+
+def _first_names(model: nn.Module) -> dict[str, str]:
+    """By each name of a parameter, the first that it has: tied ones have several, and a graph picks any."""
+    first: dict[int, str] = {}
+    return {
+        name: first.setdefault(id(parameter), name)
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+    }
+
+
+def _tensor_names(model: nn.Module) -> set[str]:
+    """Names of a model's parameters and buffers."""
+    return {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+
+
 def _name(
     joint: ir.Model, traced: Trace, attached: Attached, axes: Mapping[str, Mapping[int, str]]
 ) -> dict[str, Any]:
@@ -172,7 +202,11 @@ def _name(
     prefix = "model."
     tensors = attached.tensors()
     renamed = {value.name: value.name.removeprefix("batch_") for value in joint.graph.inputs if value.name}
-    renamed |= {name: name.removeprefix(prefix) for name in joint.graph.initializers}
+    tied = _first_names(attached.model)
+    renamed |= {
+        name: tied.get(name.removeprefix(prefix), name.removeprefix(prefix))
+        for name in joint.graph.initializers
+    }
     renamed |= {prefix + parameter: name for parameter, name in attached.names.items()}
     symbols: dict[str, str] = {}
     for value in joint.graph.inputs:

@@ -1,7 +1,7 @@
 """Stage pack: graphs, frozen weights and adapter -> a bundle's folder."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -73,17 +73,39 @@ def _cut(joint: ir.Model, name: str, outputs: Sequence[str], adapter: set[str]) 
     by_name = {value.name: value for value in joint.graph.outputs}
     part = ir.convenience.extract(joint.graph, list(joint.graph.inputs), [by_name[o] for o in outputs])
     model = ir.Model(part, ir_version=IR_VERSION)
-    part.name = name
     part.opset_imports.update(joint.graph.opset_imports)
     common.RemoveUnusedNodesPass()(model)
     for value in list(part.inputs):
         if not value.uses() and value.name not in adapter:
             part.inputs.remove(value)
+    return _finished(model, name)
+
+
+def separate(model: ir.Model, name: str, tensors: Collection[str]) -> ir.Model:
+    """A graph that was lowered by itself, as a part of the bundle.
+
+    Args:
+        model: The graph.
+        name: Its name.
+        tensors: Names of the model's own tensors, which it shares with the other graphs; other constants may
+            have any name there.
+    """
+    for value in list(model.graph.initializers.values()):
+        if value.name not in tensors:
+            value.name = f"{name}.{value.name}"
+    model.ir_version = IR_VERSION
+    return _finished(model, name)
+
+
+def _finished(model: ir.Model, name: str) -> ir.Model:
+    """Without what no device reads, and the same bytes for the same graph."""
+    graph = model.graph
+    graph.name = name
     common.RemoveUnusedOpsetsPass()(model)
     common.ClearMetadataAndDocStringPass()(model)
-    initializers = sorted(part.initializers.items())  # cutting leaves them in any order
-    part.initializers.clear()
-    part.initializers.update(initializers)
+    initializers = sorted(graph.initializers.items())  # cutting leaves them in any order
+    graph.initializers.clear()
+    graph.initializers.update(initializers)
     return model
 
 

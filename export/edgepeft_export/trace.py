@@ -95,19 +95,7 @@ def trace(step: StepModule, example: Mapping[str, Tensor], symbols: Mapping[str,
     trainable = [name for name, parameter in step.named_parameters() if parameter.requires_grad]
     assert trainable, "attach gives no model without a trainable parameter"
     batch = {name: value.clone() for name, value in example.items()}  # one object twice is one input
-    dynamic = (dimensions(step.model, example, symbols),)
-    try:
-        # No guard may forbid a batch or length of 1.
-        with fx_config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
-            forward = torch.export.export(step, (batch,), dynamic_shapes=dynamic, strict=False)
-    except Exception as error:
-        raise ExportError("trace", f"torch.export refused the model: {_first_line(error)}") from error
-    module = forward.graph_module
-    drop_identities(module)
-    for composite in COMPOSITES:
-        composite.fuse(module)
-    module.graph.lint()
-    module.recompile()
+    forward = export_forward(step, batch, dimensions(step.model, example, symbols))
     try:
         joint = _differentiate(forward)
     except ExportError:
@@ -121,6 +109,29 @@ def trace(step: StepModule, example: Mapping[str, Tensor], symbols: Mapping[str,
     _drop_seed(joint.graph_module)
     names = _expose_gradients(joint)
     return Trace(joint, names, tuple(trainable))
+
+
+def export_forward(
+    module: nn.Module, batch: Mapping[str, Tensor], dynamic: Mapping[str, Any]
+) -> ExportedProgram:
+    """Traces a module of one mapping of tensors with symbolic dimensions, and fuses composites.
+
+    Raises:
+        ExportError: PyTorch cannot trace the module; the message carries its reason.
+    """
+    try:
+        # No guard may forbid a batch or length of 1.
+        with fx_config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+            program = torch.export.export(module, (dict(batch),), dynamic_shapes=(dynamic,), strict=False)
+    except Exception as error:
+        raise ExportError("trace", f"torch.export refused the model: {_first_line(error)}") from error
+    graph = program.graph_module
+    drop_identities(graph)
+    for composite in COMPOSITES:
+        composite.fuse(graph)
+    graph.graph.lint()
+    graph.recompile()
+    return program
 
 
 def _differentiate(forward: ExportedProgram) -> ExportedProgram:

@@ -13,6 +13,7 @@ from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from edgepeft_export.composites import COMPOSITES
 from edgepeft_export.gradients import GRADIENTS
+from edgepeft_export.onnx_ops import op
 
 #: First opset with RMSNormalization and RotaryEmbedding.
 OPSET = 23
@@ -21,11 +22,23 @@ OPSET = 23
 _MISTRANSLATED = {torch.ops.aten.nll_loss_forward.default}
 
 
+def _to_dtype(
+    x: Any,
+    dtype: int,
+    non_blocking: bool = False,  # noqa: FBT001, FBT002 - as PyTorch has it
+    copy: bool = False,  # noqa: FBT001, FBT002
+    memory_format: int | None = None,
+) -> Any:
+    """`aten.to.dtype`, which decompositions rewrite, in a graph that needs none."""
+    del non_blocking, copy, memory_format
+    return op.Cast(x, to=dtype)
+
+
 @cache
 def registry() -> ONNXRegistry:
     """PyTorch's own translations, and ours for gradients and composites."""
     result = ONNXRegistry().from_torchlib(opset_version=OPSET)
-    ours = dict(GRADIENTS)
+    ours = dict(GRADIENTS) | {torch.ops.aten.to.dtype: _to_dtype}
     for composite in COMPOSITES:
         ours |= composite.ONNX
     for target, function in ours.items():

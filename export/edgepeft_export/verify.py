@@ -94,6 +94,8 @@ def verify(
     with _moved(parameters):
         rows = _compare_batches(engine, step, parameters, batches)
         rows.append(_compare_steps(engine, step, parameters, batches))
+        if names.DECODE in bundle.manifest.graphs:
+            rows.append(_compare_decoding(engine, _arrays(parameters), batches[-1]["input_ids"][:1].numpy()))
     report = Report(tuple(rows))
     if not report.passed:
         raise ExportError("verify", f"the bundle differs from PyTorch:\n{report.table()}")
@@ -212,6 +214,17 @@ def _output_error(got: Array, expected: Array, batch: Mapping[str, Tensor]) -> f
         kept = mask.numpy().astype(bool)
         return relative_error(got[kept], expected[kept])
     return relative_error(got, expected)
+
+
+def _compare_decoding(engine: StockEngine, tensors: Mapping[str, Array], ids: Array) -> Row:
+    """Scores with a key-value cache against those without, which PyTorch has confirmed."""
+    adapter = engine.prepare(tensors)
+    data = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    expected = engine.run(names.INFER, data, adapter)["logits"][0]
+    decoder = engine.decoder(adapter)
+    half = ids.shape[1] // 2
+    got = [decoder.next(ids[0, :half])] + [decoder.next(ids[0, i : i + 1]) for i in range(half, ids.shape[1])]
+    return Row("logits with a cache", relative_error(np.stack(got), expected[half - 1 :]), MAX_ERROR)
 
 
 def _compare_steps(

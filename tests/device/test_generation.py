@@ -1,12 +1,13 @@
 """Choosing a token from scores."""
 
 import math
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
 
 from edgepeft.errors import ArgumentError
-from edgepeft.generation import Sampling, chooser, probabilities
+from edgepeft.generation import Sampling, chooser, penalized, pieces, probabilities
 
 #: Scores whose shares at temperature 1 are 0.1, 0.4, 0.2 and 0.3.
 SCORES = np.log(np.array([0.1, 0.4, 0.2, 0.3], dtype=np.float32))
@@ -43,17 +44,17 @@ def test_large_scores_do_not_overflow() -> None:
 def test_draws_come_as_often_as_they_should() -> None:
     """Four thousand draws, within four standard deviations, and none that top_k leaves out."""
     choose = chooser(Sampling(temperature=1.0, top_k=2, seed=1))
-    counts = np.bincount([choose(SCORES) for _ in range(4000)], minlength=4)
+    counts = np.bincount([choose(SCORES, []) for _ in range(4000)], minlength=4)
     assert counts[0] == counts[2] == 0
     assert abs(counts[1] - 4000 * 4 / 7) < 4 * math.sqrt(4000 * 4 / 7 * 3 / 7)
 
 
 def test_the_seed_decides() -> None:
     """The same seed draws the same tokens, another one others; temperature 0 never draws."""
-    draws = [[choose(SCORES) for _ in range(30)] for choose in (_chooser(1), _chooser(1), _chooser(2))]
+    draws = [[choose(SCORES, []) for _ in range(30)] for choose in (_chooser(1), _chooser(1), _chooser(2))]
     assert draws[0] == draws[1] != draws[2]
     greedy = chooser(Sampling(top_k=3, top_p=0.9, seed=4))
-    assert {greedy(SCORES) for _ in range(10)} == {1}
+    assert {greedy(SCORES, []) for _ in range(10)} == {1}
 
 
 def _chooser(seed: int):
@@ -70,6 +71,8 @@ def _chooser(seed: int):
         {"top_p": 0.0},
         {"top_p": 1.1},
         {"top_p": math.nan},
+        {"repetition_penalty": 0.0},
+        {"repetition_penalty": math.nan},
         {"seed": -1},
     ],
 )
@@ -77,3 +80,61 @@ def test_settings_out_of_range(setting: dict[str, float]) -> None:
     """The message names the setting and what is expected."""
     with pytest.raises(ArgumentError, match=f"{next(iter(setting))} is .*; expected"):
         Sampling(**setting)
+
+
+def test_the_penalty_makes_what_was_said_less_likely() -> None:
+    """A positive score of a seen token is divided, a negative one multiplied, once however often it was seen."""
+    scores = np.array([2.0, -2.0, 1.5, -1.0], np.float32)
+    np.testing.assert_allclose(penalized(scores, [0, 1, 0, 1], 2.0), [1.0, -4.0, 1.5, -1.0])
+    assert scores.tolist() == [2.0, -2.0, 1.5, -1.0]
+
+
+def test_the_penalty_changes_a_choice() -> None:
+    """The best token is taken until it was there before."""
+    choose = chooser(Sampling(repetition_penalty=1.5))
+    scores = np.array([0.1, 1.0, 0.9], np.float32)
+    assert choose(scores, []) == 1
+    assert choose(scores, [1]) == 2
+
+
+def characters(text: str) -> tuple[list[int], Callable[[Sequence[int]], str]]:
+    """A text's bytes as tokens, and what gives their text: a replacement character for half of one."""
+    return list(text.encode()), lambda ids: bytes(ids).decode(errors="replace")
+
+
+@pytest.mark.parametrize(
+    ("text", "stop", "expected"),
+    [
+        ("hello there", [], "hello there"),
+        ("hello there", ["th"], "hello "),
+        ("hello there", ["zz"], "hello there"),
+        ("hello there", ["the", "lo"], "hel"),
+        ("hello", ["hello"], ""),
+        ("a\nUser", ["\nUser:"], "a\nUser"),
+        ("ghijk", ["ghijkl", "ij"], "gh"),
+        ("naïve ☕ 🎉", ["🎉"], "naïve ☕ "),
+    ],
+)
+def test_pieces_are_the_text_before_the_first_stop(text: str, stop: list[str], expected: str) -> None:
+    """Whatever the pieces, together they are the answer, and none holds part of a text that ends it."""
+    tokens, decode = characters(text)
+    assert "".join(pieces(tokens, decode, stop)) == expected
+
+
+def test_pieces_come_as_soon_as_they_are_sure() -> None:
+    """A piece a token, but half of a character and the start of a stop text wait for what follows."""
+    tokens, decode = characters("aé-b--c")
+    assert list(pieces(tokens, decode, ["--c"])) == ["a", "é", "-b"]
+
+
+def test_nothing_is_asked_for_after_the_end() -> None:
+    """The stop text ends the tokens too: the rest is never computed."""
+    taken: list[int] = []
+
+    def source() -> Iterator[int]:
+        for token in b"abcdef":
+            taken.append(token)
+            yield token
+
+    assert "".join(pieces(source(), characters("")[1], ["c"])) == "ab"
+    assert bytes(taken) == b"abc"

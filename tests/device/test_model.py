@@ -122,6 +122,22 @@ def test_draws_follow_the_seed(model: edgepeft.Model) -> None:
     assert texts[0] == texts[1] != texts[2]
 
 
+def test_a_stream_is_the_text_in_pieces(model: edgepeft.Model) -> None:
+    """Under the adapter that was in use when it began, whatever is swapped in meanwhile."""
+    whole = model.generate("hi", max_new_tokens=12, temperature=1.0)
+    stream = model.stream("hi", max_new_tokens=12, temperature=1.0)
+    first = next(stream)
+    before = model.adapter
+    model.use(moved(before, 1))
+    assert first + "".join(stream) == whole != model.generate("hi", max_new_tokens=12, temperature=1.0)
+
+
+def test_a_stream_refuses_at_once(model: edgepeft.Model) -> None:
+    """A setting that is out of range is told before the first piece is asked for."""
+    with pytest.raises(ArgumentError, match="stop is 'x'; expected a list"):
+        model.stream("hi", stop="x")
+
+
 def test_generation_stops_at_the_longest_text(model: edgepeft.Model) -> None:
     """A prompt that fills the model's positions is refused; a shorter one gets what room there is."""
     with pytest.raises(DataError, match="expected 1 to 127"):
