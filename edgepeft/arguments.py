@@ -3,12 +3,9 @@
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Literal
-
-import numpy as np
 
 from edgepeft import names, schedules
 from edgepeft.engines.base import StepSettings
@@ -39,6 +36,9 @@ class TrainingArguments:
         weight_decay: AdamW's decoupled decay, or SGD's L2 penalty.
         max_grad_norm: Largest global norm of the gradient; infinity for no clipping.
         seed: Seed of the order of rows.
+        max_length: Rows longer than this are cut, and counted; by default none is cut, and one that is longer than
+            the model takes is an error.
+        group_by_length: Whether a batch's rows are about equally long, so that little is padded.
         evaluate_every: Steps between evaluations; by default once, at the end.
         checkpoint_every: Steps between checkpoints; by default once, at the end.
         load_best_model_at_end: Whether the result is the adapter with the lowest held-out loss, not the last.
@@ -64,6 +64,8 @@ class TrainingArguments:
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     seed: int = 0
+    max_length: int | None = None
+    group_by_length: bool = False
     evaluate_every: int | None = None
     checkpoint_every: int | None = None
     load_best_model_at_end: bool = False
@@ -128,6 +130,7 @@ _CHOICES: dict[str, tuple[object, ...]] = {
     "optimizer": tuple(names.OPTIMIZERS),
     "lr_scheduler_type": tuple(schedules.CURVES),
     "load_best_model_at_end": (False, True),
+    "group_by_length": (False, True),
 }
 
 _RANGES: dict[str, _Range] = {
@@ -146,6 +149,7 @@ _RANGES: dict[str, _Range] = {
     "weight_decay": _Range(lowest=0, highest=1e3),
     "max_grad_norm": _Range(lowest=0, highest=math.inf, above_lowest=True),
     "seed": _Range(lowest=0, highest=2**63 - 1, whole=True),
+    "max_length": _Range(lowest=2, highest=10**9, whole=True),
     "evaluate_every": _COUNT,
     "checkpoint_every": _COUNT,
 }
@@ -153,6 +157,7 @@ _OPTIONAL = {
     "epochs",
     "max_steps",
     "max_seconds",
+    "max_length",
     "evaluate_every",
     "checkpoint_every",
     "early_stopping_patience",
@@ -170,14 +175,3 @@ def total_steps(rows: int, arguments: TrainingArguments) -> int:
         return arguments.max_steps
     assert arguments.epochs is not None
     return arguments.epochs * steps_per_epoch(rows, arguments)
-
-
-def rows_of_step(step: int, rows: int, arguments: TrainingArguments) -> Iterator[list[int]]:
-    """Indices of the rows of each batch of a step, counted from 1: a function of the seed alone."""
-    each = steps_per_epoch(rows, arguments)
-    epoch, place = divmod(step - 1, each)
-    order = np.random.Generator(np.random.PCG64([arguments.seed, epoch])).permutation(rows).tolist()
-    size = arguments.batch_size
-    start = place * size * arguments.gradient_accumulation
-    end = min(rows, start + size * arguments.gradient_accumulation)
-    return (order[index : min(end, index + size)] for index in range(start, end, size))

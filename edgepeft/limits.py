@@ -31,5 +31,20 @@ MAX_ADAPTER_MAGNITUDE = 1e6
 #: Bytes of one line of a data file.
 MAX_LINE_BYTES = 16 * MiB
 
+#: Data up to here is read, encoded and checked whole before training, and then held: bytes of its file, and bytes
+#: of its rows with what each costs besides its numbers. Larger data streams.
+MAX_HELD_FILE_BYTES = 8 * MiB
+MAX_HELD_BYTES = 128 * MiB
+HELD_ROW_BYTES = 512
+
+#: Places of a data file that are remembered; what lies between two of them is found by reading.
+MAX_INDEX_ENTRIES = 1 << 16
+
+#: Rows whose order is drawn at once; that of more is computed place by place.
+MAX_DRAWN_ROWS = 1 << 20
+
+#: Rows that are sorted by length at once.
+MAX_WINDOW_ROWS = 4096
+
 #: New tokens that one call may generate.
 MAX_NEW_TOKENS = 1 << 16

@@ -53,8 +53,14 @@ class JsonLinesLog(Callback):
         self._write("evaluate", step=step, loss=loss)
 
     def on_train_end(self, result: TrainingResult) -> None:
-        """Writes why the run ended."""
-        self._write("end", step=result.steps, seconds=result.seconds, stop_reason=result.stop_reason)
+        """Writes why the run ended, and how many rows were cut."""
+        self._write(
+            "end",
+            step=result.steps,
+            seconds=result.seconds,
+            stop_reason=result.stop_reason,
+            truncated_rows=result.truncated_rows,
+        )
 
     def close(self) -> None:
         """Closes the file."""

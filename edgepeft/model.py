@@ -12,7 +12,7 @@ import numpy as np
 from edgepeft import generation, names
 from edgepeft.adapter import Adapter, check_fits
 from edgepeft.bundle import Bundle
-from edgepeft.data import Data, Row, collate, read_rows
+from edgepeft.data import Data, Dataset, Row, collate, open_dataset
 from edgepeft.engines.base import Batch, Engine, weighted_mean
 from edgepeft.engines.stock import StockEngine
 from edgepeft.errors import ArgumentError, DataError
@@ -81,16 +81,15 @@ class Model:
         """
         if batch_size < 1:
             raise ArgumentError(f"batch_size is {batch_size}; expected 1 or more.")
-        rows = read_rows(data, self.bundle.manifest, self.text)
-        return self.evaluate_rows(rows, batch_size, self._active.prepared)
+        return self.evaluate_dataset(self.open_data(data), batch_size, self._active.prepared)
 
-    def evaluate_rows(self, rows: Sequence[Row], batch_size: int, prepared: Any) -> dict[str, float]:
-        """Like `evaluate`, on encoded rows and under an adapter that the engine has prepared."""
+    def evaluate_dataset(self, data: Dataset, batch_size: int, prepared: Any) -> dict[str, float]:
+        """Like `evaluate`, on data that is open and under an adapter that the engine has prepared."""
         losses: list[float] = []
         weights: list[float] = []
         right = 0
-        for start in range(0, len(rows), batch_size):
-            batch = self.collate(rows[start : start + batch_size])
+        for rows in data.batches(batch_size):
+            batch = self.collate(rows)
             outputs = self.engine.run(names.EVALUATE, batch, prepared)
             losses.append(float(outputs[names.LOSS]))
             weights.append(float(outputs[names.WEIGHT]))
@@ -101,11 +100,27 @@ class Model:
         result = {
             "loss": weighted_mean(losses, weights),
             "counted": sum(weights),
-            "rows": float(len(rows)),
+            "rows": float(len(data)),
         }
         if self.bundle.manifest.task == "sequence_classification":
-            result["accuracy"] = right / len(rows)
+            result["accuracy"] = right / len(data)
         return result
+
+    def open_data(self, data: Data, max_length: int | None = None, graph: str = names.TRAIN) -> Dataset:
+        """Opens data of any kind for this model.
+
+        Args:
+            data: As for `Trainer.fit`.
+            max_length: Longer rows are cut to this.
+            graph: The graph that the rows are for; those for `infer` need no labels.
+
+        Raises:
+            DataError: The data cannot be read, or a row is unusable; the message says which.
+            ArgumentError: `max_length` does not fit the model.
+        """
+        return open_dataset(
+            data, self.bundle.manifest, self.text, self.labels, graph=graph, max_length=max_length
+        )
 
     def collate(self, rows: Sequence[Row]) -> dict[str, Array]:
         """Rows as one batch for the train and evaluate graphs."""
@@ -224,6 +239,11 @@ class Model:
             return last
 
         return scores
+
+    @property
+    def labels(self) -> list[str] | None:
+        """Names of the classes, in order, where they have names."""
+        return self.bundle.manifest.labels
 
     @cached_property
     def text(self) -> Text | None:

@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from edgepeft.engines.base import StepResult
-from edgepeft.training import Callback
+from edgepeft.training import Callback, TrainingResult
 
 #: Lines that a run prints into a pipe, about.
 _LINES = 20
@@ -40,6 +40,10 @@ class TerminalProgress(Callback):
         del step
         self._held_out = f", held-out {loss:.4f}"
 
+    def on_train_end(self, result: TrainingResult) -> None:
+        """Tells of rows that were cut."""
+        _tell_truncated(self._bar.console, result)
+
     def close(self) -> None:
         """Leaves the bar standing, and gives the terminal its cursor back."""
         self._bar.stop()
@@ -65,6 +69,15 @@ class LineProgress(Callback):
     def on_evaluate(self, step: int, loss: float) -> None:
         """Prints the loss on held-out rows."""
         self._console.print(f"step {step}/{self._total} held-out loss {loss:.4f}", highlight=False)
+
+    def on_train_end(self, result: TrainingResult) -> None:
+        """Tells of rows that were cut."""
+        _tell_truncated(self._console, result)
+
+
+def _tell_truncated(console: Console, result: TrainingResult) -> None:
+    if result.truncated_rows:
+        console.print(f"rows cut to max_length: {result.truncated_rows}", highlight=False)
 
 
 def progress(console: Console) -> Callback:

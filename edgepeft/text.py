@@ -35,9 +35,25 @@ class Text:
         """Token ids of a piece of text, without special tokens that the text does not name."""
         return self._ids(text, special=False)
 
-    def encode_sequence(self, text: str) -> list[int]:
-        """Token ids of a whole text for a classifier, with the special tokens that the tokenizer adds."""
-        return self._ids(text, special=True)
+    def encode_sequence(self, text: str, max_length: int | None = None) -> list[int]:
+        """Token ids of a whole text for a classifier, with the special tokens that the tokenizer adds.
+
+        Args:
+            text: The text.
+            max_length: Where the text is cut so that it and the special tokens are no more than so many.
+
+        Raises:
+            DataError: `max_length` leaves no room for the text.
+        """
+        if max_length is None:
+            return self._ids(text, special=True)
+        room = max_length - self._tokenizer.num_special_tokens_to_add(is_pair=False)
+        if room < 1:
+            raise DataError(f"max_length is {max_length}: special tokens alone take that. Raise it.")
+        encoding = self._encoding(text, special=False)
+        encoding.truncate(room)
+        ids: list[int] = self._tokenizer.post_process(encoding).ids
+        return ids
 
     def encode_start(self, text: str) -> list[int]:
         """Token ids of a text that goes on: with the token that begins a sequence, if the tokenizer adds one."""
@@ -60,12 +76,15 @@ class Text:
         return text
 
     def _ids(self, text: str, *, special: bool) -> list[int]:
+        ids: list[int] = self._encoding(text, special=special).ids
+        return ids
+
+    def _encoding(self, text: str, *, special: bool) -> Any:
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise DataError(f"the text is no Unicode at character {error.start}: half of a pair.") from error
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special).ids
-        return ids
+        return self._tokenizer.encode(text, add_special_tokens=special)
 
     def prompt(self, prompt: str | Sequence[Message]) -> str:
         """A prompt as the model expects it: through its chat template where it has one, else as it is.

@@ -15,8 +15,8 @@ import msgspec
 
 from edgepeft import checkpoint, memory, names, signals
 from edgepeft.adapter import Adapter
-from edgepeft.arguments import TrainingArguments, rows_of_step, total_steps
-from edgepeft.data import Data, Row, fingerprint, read_rows
+from edgepeft.arguments import TrainingArguments, steps_per_epoch, total_steps
+from edgepeft.data import Data, Dataset, rows_of_step
 from edgepeft.engines.base import StepResult, TrainState
 from edgepeft.errors import ArgumentError, CheckpointError
 from edgepeft.model import Model
@@ -45,6 +45,8 @@ class TrainingResult:
         tokens_per_second: Places of the padded batches that were computed, a second; 0 without tokens.
         peak_memory_bytes: Largest resident size of the process so far.
         stop_reason: Why the run ended.
+        truncated_rows: Rows of the training data that were cut to `max_length`; of data that streams, those that
+            came up in the first pass of this call.
         seconds_per_step: Mean time of an update.
     """
 
@@ -57,6 +59,7 @@ class TrainingResult:
     tokens_per_second: float
     peak_memory_bytes: int
     stop_reason: StopReason
+    truncated_rows: int
 
     @property
     def seconds_per_step(self) -> float:  # noqa: D102 - among the attributes above
@@ -114,7 +117,7 @@ class Trainer:
         does; a second one ends the program at once, and what was saved stays.
 
         Args:
-            train_data: A JSON Lines file, or an iterable of records like its lines or of mappings of arrays.
+            train_data: A file or folder, columns by name, or rows: docs/data.md shows every kind.
             eval_data: The same, for the loss on rows that are not trained on.
             callbacks: Told what happens.
             checkpoint_dir: Folder of the checkpoint, written every `checkpoint_every` steps and when the run ends.
@@ -122,7 +125,8 @@ class Trainer:
 
         Raises:
             ArgumentError: A setting needs `eval_data` or `checkpoint_dir`, and there is none.
-            DataError: A row is unusable; the message says which.
+            DataError: A row is unusable; the message says which. Data that streams can tell it in the middle of a
+                run; the last checkpoint stays.
             NonFiniteLossError: The loss became NaN or infinite; the model keeps the adapter it had.
             CheckpointError: The checkpoint is of another run.
             StorageError: The checkpoint could not be written; the one before is untouched.
@@ -133,9 +137,10 @@ class Trainer:
             if eval_data is None and getattr(self.arguments, name):
                 raise ArgumentError(f"{name} needs eval_data, the rows to measure the loss on.")
         self._stop.clear()
-        manifest = self.model.bundle.manifest
-        rows = read_rows(train_data, manifest, self.model.text)
-        held_out = None if eval_data is None else read_rows(eval_data, manifest, self.model.text)
+        rows = self.model.open_data(train_data, self.arguments.max_length)
+        if self.arguments.group_by_length and not rows.varies:
+            raise ArgumentError("group_by_length is for rows that have a length; this model's have none.")
+        held_out = None if eval_data is None else self.model.open_data(eval_data, self.arguments.max_length)
         run, history, state = self._start(rows, checkpoint_dir, resume=resume)
         path = None if checkpoint_dir is None else Path(checkpoint_dir) / CHECKPOINT
         loop = _Loop(self.model, self.arguments, rows, held_out, callbacks, path, run, history, state)
@@ -149,7 +154,7 @@ class Trainer:
         return result
 
     def _start(
-        self, rows: Sequence[Row], checkpoint_dir: str | os.PathLike[str] | None, *, resume: bool
+        self, rows: Dataset, checkpoint_dir: str | os.PathLike[str] | None, *, resume: bool
     ) -> tuple[checkpoint.Run, checkpoint.History, TrainState]:
         """The run's beginning: from the model's adapter, or where the checkpoint left it."""
         manifest = self.model.bundle.manifest
@@ -157,7 +162,7 @@ class Trainer:
             name: None if value == math.inf else value  # JSON has no infinity
             for name, value in dataclasses.asdict(self.arguments).items()
         }
-        fresh = checkpoint.Run(manifest.base_id, arguments, fingerprint(rows), 0, 0.0)
+        fresh = checkpoint.Run(manifest.base_id, arguments, rows.fingerprint(), 0, 0.0)
         path = None if checkpoint_dir is None else Path(checkpoint_dir) / CHECKPOINT
         if resume and path is not None and path.exists():
             run, history, state = checkpoint.load(path, manifest.adapter_names)
@@ -192,8 +197,8 @@ class _Loop:
         self,
         model: Model,
         arguments: TrainingArguments,
-        rows: Sequence[Row],
-        held_out: Sequence[Row] | None,
+        rows: Dataset,
+        held_out: Dataset | None,
         callbacks: Sequence[Callback],
         path: Path | None,
         run: checkpoint.Run,
@@ -212,6 +217,9 @@ class _Loop:
         self._step = run.step
         self._history = history
         self._seconds = run.seconds
+        each = steps_per_epoch(len(rows), arguments)
+        self._first_pass_ends = (run.step // each + 1) * each
+        self._truncated = 0
         self._samples = 0
         self._tokens = 0
 
@@ -245,11 +253,14 @@ class _Loop:
         return next((reason for reason, holds in reasons.items() if holds), None)
 
     def _advance(self) -> None:
-        picks = rows_of_step(self._step + 1, len(self._rows), self._arguments)
-        batches = [self._model.collate([self._rows[index] for index in pick]) for pick in picks]
+        picks = rows_of_step(self._step + 1, len(self._rows), self._arguments, self._rows.lengths)
+        encoded = [self._rows.read(pick) for pick in picks]
+        batches = [self._model.collate([one.row for one in rows]) for rows in encoded]
         started = time.perf_counter()
         result = self._stepper.step(batches, self._arguments.settings(self._step + 1, self._total))
         self._seconds += time.perf_counter() - started
+        if self._step < self._first_pass_ends:
+            self._truncated += sum(one.truncated for rows in encoded for one in rows)
         self._step += 1
         self._history.losses.append(result.loss)
         self._samples += sum(len(next(iter(batch.values()))) for batch in batches)
@@ -267,7 +278,7 @@ class _Loop:
             return
         tensors = self._stepper.state().adapter
         prepared = self._model.engine.prepare(tensors)
-        loss = self._model.evaluate_rows(self._held_out, self._arguments.batch_size, prepared)[names.LOSS]
+        loss = self._model.evaluate_dataset(self._held_out, self._arguments.batch_size, prepared)[names.LOSS]
         self._history.evaluation_losses.append((self._step, loss))
         if self._arguments.load_best_model_at_end and since_best(self._history.losses_held_out()) == 0:
             self._history = dataclasses.replace(self._history, best=tensors)
@@ -283,6 +294,7 @@ class _Loop:
     def _result(self, reason: StopReason) -> TrainingResult:
         spent = max(self._seconds - self._run.seconds, 1e-9)
         best = self._history.best
+        known = self._rows.truncated_rows
         tensors = best if best is not None else self._stepper.state().adapter
         return TrainingResult(
             adapter=Adapter(tensors, self._model.adapter.config, self._run.base_id),
@@ -294,6 +306,7 @@ class _Loop:
             tokens_per_second=self._tokens / spent,
             peak_memory_bytes=memory.peak_bytes(),
             stop_reason=reason,
+            truncated_rows=self._truncated if known is None else known,
         )
 
 

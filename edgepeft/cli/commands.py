@@ -22,7 +22,7 @@ from edgepeft.progress import progress
 from edgepeft.training import Callback, Trainer, TrainingResult
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_DATA = click.Path(exists=True, path_type=Path)
 _BYTES_PER_MB = 1e6
 
 _bundle = click.argument("bundle", type=_FOLDER)
@@ -86,8 +86,8 @@ def _shown(name: str, value: Any) -> str:
 
 @click.command(epilog="\b\nExample:\n  edgepeft train bundle/ --data facts.jsonl --output alice/ --epochs 3")
 @_bundle
-@click.option("--data", type=_FILE, required=True, help="JSON Lines to train on.")
-@click.option("--eval", "eval_data", type=_FILE, help="JSON Lines to measure the loss on.")
+@click.option("--data", type=_DATA, required=True, help="File or folder to train on.")
+@click.option("--eval", "eval_data", type=_DATA, help="The same, to measure the loss on.")
 @click.option(
     "--output", type=click.Path(path_type=Path), required=True, help="Folder for the trained adapter."
 )
@@ -107,6 +107,10 @@ def _shown(name: str, value: Any) -> str:
 @_option("weight_decay", "AdamW's decoupled decay, or SGD's L2 penalty.", float)
 @_option("max_grad_norm", "Largest norm of the gradient.", float)
 @_option("seed", "Seed of the order of rows.")
+@_option("max_length", "Cut longer rows to this.")
+@click.option(
+    "--group-by-length", is_flag=True, default=None, help="Make batches of rows that are about equally long."
+)
 @_option("evaluate_every", "Steps between evaluations.")
 @_option("checkpoint_every", "Steps between checkpoints.")
 @_option("early_stopping_patience", "Stop after so many evaluations without a lower loss.")
@@ -211,12 +215,13 @@ def _summary(result: TrainingResult, output: Path) -> dict[str, Any]:
         "peak_memory_bytes": result.peak_memory_bytes,
         "evaluation_losses": result.evaluation_losses,
         "stop_reason": result.stop_reason,
+        "truncated_rows": result.truncated_rows,
     }
 
 
 @click.command(epilog="\b\nExample:\n  edgepeft evaluate bundle/ --data heldout.jsonl --adapter alice/")
 @_bundle
-@click.option("--data", type=_FILE, required=True, help="JSON Lines to measure on.")
+@click.option("--data", type=_DATA, required=True, help="File or folder to measure on.")
 @_adapter
 @click.option(
     "--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Rows run at once."

@@ -8,7 +8,8 @@ import pytest
 
 import edgepeft
 from edgepeft import checkpoint, names, store, training
-from edgepeft.arguments import rows_of_step, steps_per_epoch, total_steps
+from edgepeft.arguments import steps_per_epoch, total_steps
+from edgepeft.data import rows_of_step
 from edgepeft.engines.base import StepResult
 from edgepeft.errors import ArgumentError, CheckpointError, NonFiniteLossError, StorageError
 

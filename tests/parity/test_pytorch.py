@@ -12,8 +12,8 @@ from torch import Tensor
 
 import edgepeft
 from edgepeft import names
-from edgepeft.arguments import rows_of_step
 from edgepeft.bundle import Bundle
+from edgepeft.data import rows_of_step
 from edgepeft.engines.base import StepSettings, TrainState
 from edgepeft.engines.stock import StockEngine
 from edgepeft_export.attach import attach

@@ -1,13 +1,11 @@
-"""Rows of data: what is read, what is counted, and how a bad row is told."""
+"""Records -> rows: what is counted, what is cut, and how a bad row is told."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import edgepeft
-from edgepeft.data import collate, read_rows
 from edgepeft.errors import ArgumentError, DataError
 
 
@@ -17,12 +15,8 @@ def model(bundles: Path) -> edgepeft.Model:
 
 
 def read(model: edgepeft.Model, data):
-    return read_rows(data, model.bundle.manifest, model.text)
-
-
-def write(path: Path, *lines: str) -> Path:
-    path.write_text("".join(line + "\n" for line in lines))
-    return path
+    rows = model.open_data(data)
+    return [one.row for one in rows.read(range(len(rows)))]
 
 
 def test_the_loss_counts_the_completion_and_its_end(model: edgepeft.Model) -> None:
@@ -64,48 +58,6 @@ def test_labels_by_name_and_number(bundles: Path) -> None:
     assert result["rows"] == 2
 
 
-def test_rows_are_padded_on_the_right(model: edgepeft.Model) -> None:
-    """To the longest row, with the pad token, 0 and -100."""
-    rows = read(model, [{"text": "abc"}, {"text": "a"}])
-    batch = collate(rows, model.bundle.manifest.data_inputs("train"), pad_token_id=7)
-    assert batch["input_ids"].shape == (2, 4)
-    assert batch["input_ids"][1, 2:].tolist() == [7, 7]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
-    assert batch["labels"][1, 2:].tolist() == [-100, -100]
-
-
-def test_padding_changes_no_loss(model: edgepeft.Model) -> None:
-    """A short row costs the same alone and beside a long one."""
-    alone = [model.evaluate([{"text": text}], 1)["loss"] for text in ("ab", "a much longer row")]
-    weights = [2, 17]  # counted: every token but the first
-    together = model.evaluate([{"text": "ab"}, {"text": "a much longer row"}], 2)["loss"]
-    assert together == pytest.approx(np.average(alone, weights=weights), rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("lines", "words"),
-    [
-        (['{"text": "a"}', '{"text": "b"'], ":2: broken JSON"),
-        (["[1]"], ":1: expected a JSON object, got list"),
-        (['{"text": "a"}', "", '{"txt": "b"}'], ":3: has the keys txt; expected"),
-        (['{"text": 5}'], ":1: 'text' is 5; expected a text"),
-        (['{"prompt": "a", "completion": ""}'], ":1: 'completion' is ''; expected a text"),
-        (['{"text": "a", "label": 1}'], ":1: is for a classifier"),
-        (['{"messages": [{"role": "user", "content": "a"}]}'], ':1: "messages" must be'),
-        ([json.dumps({"text": "x" * 200})], ":1: is 201 tokens long; the model takes 128"),
-        (["[" * 100_000], ":1: broken JSON"),
-        ([], "has no rows"),
-    ],
-)
-def test_a_bad_line_is_named(model: edgepeft.Model, tmp_path: Path, lines: list[str], words: str) -> None:
-    """File, line, what was found and what is expected."""
-    path = write(tmp_path / "data.jsonl", *lines)
-    with pytest.raises(DataError) as caught:
-        read(model, path)
-    assert words in str(caught.value)
-    assert str(path) in str(caught.value)
-
-
 @pytest.mark.parametrize(
     ("row", "words"),
     [
@@ -129,12 +81,6 @@ def test_an_unknown_label_is_told_with_those_that_are_known(bundles: Path) -> No
     for label in ("pink", 3, -1, True, None):
         with pytest.raises(DataError, match="the model knows red, green, blue"):
             read(model, [{"text": "sky", "label": label}])
-
-
-def test_a_missing_file(model: edgepeft.Model, tmp_path: Path) -> None:
-    """A file that cannot be read."""
-    with pytest.raises(DataError, match="cannot be read: No such file"):
-        read(model, tmp_path / "none.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -165,24 +111,6 @@ def test_classes_are_checked_in_arrays_too(handmade: Path) -> None:
         read(model, [row | {"labels": 3}])
 
 
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        (None, "expected a JSON Lines file or a list of rows, got NoneType"),
-        (7, "got int"),
-        ({"text": "a"}, "got dict"),
-        ([7], "row 1: expected a mapping of names to values, got int"),
-        (["text"], "row 1: expected a mapping of names to values, got str"),
-        ([{1: "a"}], "row 1: has the keys 1; expected"),
-        ([{"text": "\ud800"}], "row 1: the text is no Unicode at character 0"),
-    ],
-)
-def test_data_that_is_no_rows(handmade: Path, data: object, words: str) -> None:
-    """A typed error for each."""
-    with pytest.raises(DataError, match=words):
-        read(edgepeft.load(handmade / "chat"), data)
-
-
 def test_evaluation_needs_something_to_count(handmade: Path) -> None:
     """A row without labels beside one with them weighs nothing; alone there is no loss."""
     model = edgepeft.load(handmade / "chat")
@@ -193,3 +121,86 @@ def test_evaluation_needs_something_to_count(handmade: Path) -> None:
         model.evaluate([empty])
     with pytest.raises(ArgumentError, match="batch_size is 0; expected 1 or more"):
         model.evaluate([{"text": "hello"}], 0)
+
+
+def test_a_text_is_cut_at_its_end(handmade: Path) -> None:
+    """The first tokens stay, with their labels; the row says that it was cut."""
+    model = edgepeft.load(handmade / "chat")
+    whole, cut = (model.open_data([{"text": "abcdef"}], length).read([0])[0] for length in (None, 4))
+    assert (whole.truncated, cut.truncated) == (False, True)
+    for name, value in cut.row.items():
+        assert np.array_equal(value, whole.row[name][:4])
+    assert not model.open_data([{"text": "abc"}], 4).read([0])[0].truncated
+
+
+def test_arrays_are_cut_too(handmade: Path) -> None:
+    """Along every axis that is the row's length."""
+    row = {"input_ids": [5, 6, 7], "attention_mask": [1, 1, 1], "labels": [5, 6, 7]}
+    (cut,) = edgepeft.load(handmade / "chat").open_data([row], 2).read([0])
+    assert {name: value.tolist() for name, value in cut.row.items()} == {
+        "input_ids": [5, 6],
+        "attention_mask": [1, 1],
+        "labels": [5, 6],
+    }
+    long = {name: value * 17 for name, value in row.items()}
+    with pytest.raises(DataError, match="row 1: is 51 tokens long; the model takes 48"):
+        edgepeft.load(handmade / "chat").open_data([long])
+
+
+def test_a_cut_that_leaves_nothing_to_learn_is_refused(handmade: Path) -> None:
+    """The prompt alone fills the row, or leaves only what nothing foretells."""
+    data = [{"text": "a"}, {"prompt": "abcdefgh", "completion": "xyz"}]
+    model = edgepeft.load(handmade / "chat")
+    with pytest.raises(DataError, match="row 2: has no label that counts among its first 10 tokens"):
+        model.open_data(data, 10)
+    (row,) = model.open_data(data[1:], 11).read([0])
+    assert (row.row["labels"] != -100).sum() == 1
+
+
+def test_a_classifiers_text_keeps_its_special_tokens(bundles: Path) -> None:
+    """What is cut is the text between them."""
+    from tokenizers import processors
+
+    model = edgepeft.load(bundles / "tiny-bert")
+    assert model.text is not None
+    model.text._tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A <eos>", special_tokens=[("<bos>", 1), ("<eos>", 2)]
+    )
+    (row,) = model.open_data([{"text": "abcdef", "label": "red"}], 5).read([0])
+    assert row.truncated
+    ids = row.row["input_ids"].tolist()
+    assert (ids[0], ids[-1], model.text.decode(ids)) == (1, 2, "abc")
+    assert len(row.row["attention_mask"]) == len(row.row["token_type_ids"]) == 5
+    with pytest.raises(DataError, match="row 1: max_length is 2: special tokens alone take that"):
+        model.open_data([{"text": "abcdef", "label": "red"}], 2)
+
+
+def test_a_label_beside_arrays(bundles: Path) -> None:
+    """By the singular name a class may stand beside any input, by number or, where classes have names, by name."""
+    images = [{"image": np.zeros((1, 8, 8)), "label": 3}, {"image": np.zeros((1, 8, 8)), "labels": 4}]
+    rows = read(edgepeft.load(bundles / "conv-net"), images)
+    assert [int(row["labels"]) for row in rows] == [3, 4]
+    model = edgepeft.load(bundles / "tiny-bert")
+    tokens = {"input_ids": [5], "attention_mask": [1], "token_type_ids": [0]}
+    assert [int(row["labels"]) for row in read(model, [tokens | {"label": "blue"}])] == [2]
+    with pytest.raises(DataError, match="row 1: label 'pink' is unknown; the model knows red, green, blue"):
+        read(model, [tokens | {"label": "pink"}])
+
+
+def test_rows_for_a_prediction_need_no_label(handmade: Path) -> None:
+    """The graph that predicts takes text without one, and leaves out one that is there."""
+    model = edgepeft.load(handmade / "classifier")
+    for record in (
+        {"text": "ab"},
+        {"text": "ab", "label": "red"},
+        {"input_ids": [4, 5], "attention_mask": [1, 1]},
+    ):
+        (one,) = model.open_data([record], graph="infer").read([0])
+        assert {name: value.tolist() for name, value in one.row.items()} == {
+            "input_ids": [4, 5],
+            "attention_mask": [1, 1],
+        }
+    with pytest.raises(
+        DataError, match=r'row 1: is for a language model; .*: expected {"text", "label"}, or the arrays'
+    ):
+        model.open_data([{"text": "ab"}])

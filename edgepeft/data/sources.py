@@ -1,0 +1,65 @@
+"""From what a user gives to records: which kind of data it is."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from edgepeft import names
+from edgepeft.data.contract import Data, Records
+from edgepeft.data.csv_files import CsvFile
+from edgepeft.data.dataset import Dataset
+from edgepeft.data.encode import Encoder
+from edgepeft.data.in_memory import Columns, Rows
+from edgepeft.data.json_lines import JsonLines
+from edgepeft.data.lines import IndexedFile
+from edgepeft.manifest import Manifest
+from edgepeft.text import Text
+
+
+def open_dataset(
+    data: Data,
+    manifest: Manifest,
+    text: Text | None,
+    labels: Sequence[str] | None,
+    *,
+    graph: str = names.TRAIN,
+    max_length: int | None = None,
+) -> Dataset:
+    """Opens data of any kind. Nothing is dropped silently: a row is used, or told.
+
+    Args:
+        data: A file, a folder, columns by name, or rows.
+        manifest: The bundle's manifest.
+        text: The bundle's tokenizer, for text.
+        labels: Names of the classes, in order.
+        graph: The graph that the rows are for; without labels if it takes none.
+        max_length: Longer rows are cut to this.
+
+    Raises:
+        DataError: The data cannot be read, or a row is of no use; the message says which and why.
+        ArgumentError: `max_length` does not fit the model.
+    """
+    encoder = Encoder(manifest, text, labels, graph=graph, max_length=max_length)
+    return Dataset(_records(data, encoder), encoder)
+
+
+def _records(data: Data, encoder: Encoder) -> Records:
+    if isinstance(data, str | os.PathLike):
+        path = Path(data)
+        return _FILES.get(path.suffix.lower(), _json_lines)(path, encoder)
+    return Columns(data) if isinstance(data, Mapping) else Rows(data)
+
+
+def _json_lines(path: Path, encoder: Encoder) -> Records:
+    return IndexedFile(path, lambda _: JsonLines(), encoder.check)
+
+
+def _csv(path: Path, encoder: Encoder) -> Records:
+    text = encoder.text is not None
+    return IndexedFile(
+        path, lambda lines: CsvFile(lines, encoder.ports, encoder.classes, text=text), encoder.check
+    )
+
+
+#: By the end of a file's name; any other is JSON Lines.
+_FILES: dict[str, Callable[[Path, Encoder], Records]] = {".csv": _csv}

@@ -1,0 +1,133 @@
+"""Data in memory: lists, generators, columns, and what is none of these."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import edgepeft
+from edgepeft.data.in_memory import Columns, Rows
+from edgepeft.errors import DataError
+
+
+@pytest.fixture
+def model(handmade: Path) -> edgepeft.Model:
+    return edgepeft.load(handmade / "regression")
+
+
+def arrays(count: int) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(0)
+    return {
+        "x": generator.standard_normal((count, 3), dtype=np.float32),
+        "target": generator.standard_normal((count, 32), dtype=np.float32),
+    }
+
+
+class Lazy:
+    """Rows that are made when they are asked for, such as a Hugging Face data set's."""
+
+    def __init__(self, columns: dict[str, np.ndarray]) -> None:
+        self.columns = columns
+        self.asked: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.columns["x"])
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        raise AssertionError("what can be indexed need not be gone through")
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        self.asked.append(index)
+        return {name: column[index] for name, column in self.columns.items()}
+
+
+def test_all_ways_give_the_same_rows(model: edgepeft.Model) -> None:
+    """Columns of arrays and of lists, a list of rows, a generator, and an object that can be indexed."""
+    columns = arrays(5)
+    rows = [{name: column[index] for name, column in columns.items()} for index in range(5)]
+    ways = [
+        columns,
+        {name: column.tolist() for name, column in columns.items()},
+        rows,
+        iter(rows),
+        Lazy(columns),
+    ]
+    losses = {model.evaluate(way, 2)["loss"] for way in ways}
+    assert len(losses) == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (None, "expected a file, a folder, columns or a list of rows, got NoneType"),
+        (7, "got int"),
+        ({"x": 1.5}, "got dict whose 'x' is float; expected in each an array or a list"),
+        ({"x": np.float32(1)}, "got dict whose 'x' is float32"),
+        ({"x": np.array(1.0)}, "got dict whose 'x' is ndarray"),
+        ({"x": np.zeros((4, 3)), "target": np.zeros((5, 32))}, "not equally long: x 4, target 5"),
+        ({"x": np.zeros((0, 3)), "target": np.zeros((0, 32))}, "the data: has no rows"),
+        ({}, "the data: has no rows"),
+        ([], "the data: has no rows"),
+        (iter(()), "the data: has no rows"),
+        (
+            {"x": np.zeros((2, 4)), "target": np.zeros((2, 32))},
+            r"row 1: 'x' has shape \[4\], expected \[3\] a row",
+        ),
+        ({"x": np.zeros((2, 3))}, "row 1: has the keys x; expected the arrays x, target"),
+        ([7], "row 1: expected a mapping of names to values, got int"),
+    ],
+)
+def test_data_that_is_no_rows(model: edgepeft.Model, data: object, words: str) -> None:
+    """A typed error for each."""
+    with pytest.raises(DataError, match=words):
+        model.open_data(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"text": "a"}, "got dict"),
+        (["text"], "row 1: expected a mapping of names to values, got str"),
+        ([{1: "a"}], "row 1: has the keys 1; expected"),
+        ([{"text": "\ud800"}], "row 1: the text is no Unicode at character 0"),
+        ({"text": ["a", ""]}, "row 2: 'text' is ''"),
+    ],
+)
+def test_text_that_is_no_rows(handmade: Path, data: object, words: str) -> None:
+    """A typed error for each."""
+    with pytest.raises(DataError, match=words):
+        edgepeft.load(handmade / "chat").open_data(data)
+
+
+DIFFERENT = [
+    [{"a": "x"}],
+    [{"a": "y"}],
+    [{"b": "x"}],
+    [{"a": "x"}, {"a": "x"}],
+    [{"a": ["x"]}],
+    [{"a": "x", "b": None}],
+    [{"a": ["x", "yz"]}],
+    [{"a": ["xy", "z"]}],
+    [{"a": 1}],
+    [{"a": 1.0}],
+    [{"a": [1]}],
+    [{"a": [1, 2]}],
+    [{"a": np.array([1, 2], np.int32)}],
+    [{"a": np.array([[1, 2]], np.int32)}],
+    [{"a": {"x": 1}}],
+    [{"a": "\ud800"}],
+]
+
+
+def test_digests_tell_data_apart() -> None:
+    """Other values, kinds, shapes, names and orders give another digest; the same give the same."""
+    digests = [Rows(rows).digest() for rows in DIFFERENT]
+    assert len(set(digests)) == len(DIFFERENT)
+    assert digests == [Rows(list(rows)).digest() for rows in DIFFERENT]
+    columns = arrays(4)
+    assert Columns(columns).digest() == Columns(dict(reversed(columns.items()))).digest()
+    changed = columns | {"x": columns["x"] + np.float32(1)}
+    assert Columns(columns).digest() != Columns(changed).digest()
+    assert Columns({"a": ["x", "y"]}).digest() != Columns({"a": ["y", "x"]}).digest()
