@@ -87,6 +87,12 @@ _MEANINGFUL = (
     "very_sparse",
 )
 
+#: Of these, lists whose order says nothing; PEFT writes most of them from sets.
+_SETS = {"target_modules", "feedforward_modules", "modules_to_save", "layers_to_transform"}
+
+#: Values other than null, False and empty that change nothing; adapters of an older PEFT lack some of these fields.
+_NEUTRAL = {"bias": "none", "qalora_group_size": 16}
+
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
@@ -198,21 +204,29 @@ def check_fits(adapter: Adapter, manifest: Manifest, initial: Adapter) -> None:
 
 def _check_config(given: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     for field in _MEANINGFUL:
-        if field not in given or field not in expected:
+        if _comparable(field, given.get(field)) == _comparable(field, expected.get(field)):
             continue
-        if _comparable(given[field]) != _comparable(expected[field]):
+        if field not in given:
             raise AdapterError(
-                f"the adapter's {field} is {str(given[field])[:200]!r}, the bundle was exported with "
-                f"{str(expected[field])[:200]!r}. Export a bundle with the adapter's settings, or train the "
-                "adapter on this one."
+                f"the adapter's {names.ADAPTER_CONFIG} lacks {field}; the bundle was exported with "
+                f"{str(expected[field])[:200]!r}. Save the adapter with its whole configuration."
             )
+        raise AdapterError(
+            f"the adapter's {field} is {str(given[field])[:200]!r}, the bundle was exported with "
+            f"{str(expected.get(field))[:200]!r}. Export a bundle with the adapter's settings, or train the "
+            "adapter on this one."
+        )
 
 
-def _comparable(value: Any) -> Any:
-    """PEFT writes lists from sets, in any order, and nothing as null, [] or {}."""
-    if value in ([], {}):
+def _comparable(field: str, value: Any) -> Any:
+    """A setting without what does not matter: the order of a set, and how PEFT writes that there is nothing.
+
+    A field that is missing is the same as one that changes nothing, and as nothing else: PEFT would fill in a
+    default, such as an alpha of 8, which the adapter was not trained with.
+    """
+    if value is None or value is False or value in ([], {}, "", _NEUTRAL.get(field, "")):
         return None
-    return sorted(map(str, value)) if isinstance(value, list) else value
+    return sorted(map(str, value)) if field in _SETS and isinstance(value, list) else value
 
 
 def _check_names(given: list[str], expected: list[str]) -> None:

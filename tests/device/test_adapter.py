@@ -247,6 +247,12 @@ CONFLICTS: dict[str, tuple[dict[str, Any], str]] = {
     "rsLoRA": ({"use_rslora": True}, "the adapter's use_rslora is 'True'"),
     "DoRA": ({"use_dora": True}, "the adapter's use_dora is 'True'"),
     "alpha of one module": ({"alpha_pattern": {"q_proj": 64}}, "the adapter's alpha_pattern is"),
+    "bias": ({"bias": "all"}, "the adapter's bias is 'all', the bundle was exported with 'none'"),
+    "order of layers": ({"layer_replication": [[4, 8], [0, 4]]}, "the adapter's layer_replication is"),
+    "unknown to the bundle": (
+        {"lora_bias": True},
+        "lora_bias is 'True', the bundle was exported with 'None'",
+    ),
 }
 
 
@@ -255,10 +261,48 @@ def test_settings_that_mean_something_else_are_refused(
     manifest: Manifest, changes: dict[str, Any], words: str
 ) -> None:
     """Alpha, say, is not in the tensors but in the graph: another one would silently scale the adapter."""
-    exported = CONFIG | {"use_rslora": False, "use_dora": False, "alpha_pattern": {}}
+    exported = CONFIG | {
+        "use_rslora": False,
+        "use_dora": False,
+        "alpha_pattern": {},
+        "bias": "none",
+        "layer_replication": [[0, 4], [4, 8]],
+    }
     initial = Adapter(sound_tensors(), exported, manifest.base_id)
     with pytest.raises(AdapterError, match=words):
         check_fits(Adapter(sound_tensors(), exported | changes), manifest, initial)
+
+
+@pytest.mark.parametrize("field", ["peft_type", "r", "lora_alpha", "target_modules", "layer_replication"])
+def test_settings_that_are_missing_are_refused(manifest: Manifest, field: str) -> None:
+    """PEFT would fill in its default, an alpha of 8, say: the adapter would be scaled in silence."""
+    exported = CONFIG | {"layer_replication": [[0, 4]]}
+    initial = Adapter(sound_tensors(), exported, manifest.base_id)
+    given = {name: value for name, value in exported.items() if name != field}
+    with pytest.raises(
+        AdapterError, match=rf"adapter_config\.json lacks {field}; the bundle was exported with"
+    ):
+        check_fits(Adapter(sound_tensors(), given), manifest, initial)
+
+
+@pytest.mark.parametrize(
+    "neutral",
+    [
+        {"use_dora": False},
+        {"rank_pattern": {}},
+        {"modules_to_save": None},
+        {"bias": "none"},
+        {"qalora_group_size": 16},
+    ],
+    ids=lambda neutral: next(iter(neutral)),
+)
+def test_a_missing_setting_that_changes_nothing_is_accepted(
+    manifest: Manifest, neutral: dict[str, Any]
+) -> None:
+    """Another version of PEFT has fields that this one lacks; either side may be the older."""
+    plain, full = (Adapter(sound_tensors(), config) for config in (CONFIG, CONFIG | neutral))
+    check_fits(plain, manifest, full)
+    check_fits(full, manifest, plain)
 
 
 @pytest.mark.parametrize(
