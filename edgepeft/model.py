@@ -3,14 +3,14 @@
 import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 
 from edgepeft import generation, names
-from edgepeft.adapter import Adapter, check_fits
+from edgepeft.adapter import Adapter
+from edgepeft.adapters import Adapters
 from edgepeft.bundle import Bundle
 from edgepeft.data import Data, Dataset, Row, collate, open_dataset
 from edgepeft.engines.base import Batch, Engine, weighted_mean
@@ -18,14 +18,6 @@ from edgepeft.engines.stock import StockEngine
 from edgepeft.errors import ArgumentError, DataError
 from edgepeft.tensors import Array
 from edgepeft.text import Message, Text
-
-
-@dataclass(frozen=True)
-class _Active:
-    """An adapter and what the engine made of it: replaced as one, so that no call sees half a swap."""
-
-    adapter: Adapter
-    prepared: Any
 
 
 class Model:
@@ -39,49 +31,86 @@ class Model:
     def __init__(self, bundle: Bundle, engine: Engine, adapter: Adapter) -> None:
         self.bundle = bundle
         self.engine = engine
-        self._active = self._checked(adapter)
+        self._adapters = Adapters(bundle, engine, adapter)
 
     @property
     def adapter(self) -> Adapter:
         """The adapter in use."""
-        return self._active.adapter
+        return self._adapters.active.adapter
 
-    def use(self, adapter: Adapter) -> None:
+    def use(self, adapter: str | Adapter) -> None:
         """Swaps the adapter; calls that are under way finish with the old one.
 
+        Args:
+            adapter: An adapter, or the name of one that `add_adapter` loaded.
+
         Raises:
+            ArgumentError: No adapter has that name.
             AdapterError: The adapter is not made for this bundle; the old one stays in use.
         """
-        self._active = self._checked(adapter)
+        self._adapters.active = self._adapters.find(adapter)
 
-    def predict(self, batch: Batch) -> dict[str, Array]:
+    @property
+    def adapters(self) -> Mapping[str, Adapter]:
+        """The adapters that `add_adapter` loaded, by name; read-only, and as they are now."""
+        return self._adapters.named
+
+    def add_adapter(self, name: str, adapter: Adapter | str | os.PathLike[str]) -> None:
+        """Loads a further adapter, for `use` and for the `adapter` of other calls; it costs its tensors' bytes.
+
+        Args:
+            name: What it is called here. An adapter of that name is replaced; calls under way finish with the old.
+            adapter: The adapter, or its folder.
+
+        Raises:
+            ArgumentError: The name is empty.
+            AdapterError: The adapter is malformed, or not made for this bundle; nothing changes.
+        """
+        self._adapters.add(name, adapter)
+
+    def delete_adapter(self, name: str) -> None:
+        """Forgets a named adapter; if it is in use, it stays so until the next `use`.
+
+        Raises:
+            ArgumentError: No adapter has that name.
+        """
+        self._adapters.delete(name)
+
+    def predict(self, batch: Batch, *, adapter: str | Adapter | None = None) -> dict[str, Array]:
         """Runs the model.
 
         Args:
             batch: The model's inputs by name, such as `input_ids` [batch, length] int64.
+            adapter: For this call only: a name of `adapters`, or an adapter; by default the one in use.
 
         Returns:
             The model's outputs by name, such as `logits`.
 
         Raises:
             EngineError: An input is missing, or of the wrong type or shape.
+            ArgumentError: No adapter has that name.
+            AdapterError: The adapter is not made for this bundle.
         """
-        return self.engine.run(names.INFER, batch, self._active.prepared)
+        return self.engine.run(names.INFER, batch, self._adapters.find(adapter).prepared)
 
-    def evaluate(self, data: Data, batch_size: int = 8) -> dict[str, float]:
+    def evaluate(
+        self, data: Data, batch_size: int = 8, *, adapter: str | Adapter | None = None
+    ) -> dict[str, float]:
         """Mean loss over data, and the accuracy of a classifier.
 
         Args:
             data: As for `Trainer.fit`.
             batch_size: Rows that are run at once.
+            adapter: As for `predict`.
 
         Raises:
             DataError: A row is unusable; the message says which.
-            ArgumentError: `batch_size` is less than 1.
+            ArgumentError: `batch_size` is less than 1, or no adapter has that name.
         """
         if batch_size < 1:
             raise ArgumentError(f"batch_size is {batch_size}; expected 1 or more.")
-        return self.evaluate_dataset(self.open_data(data), batch_size, self._active.prepared)
+        prepared = self._adapters.find(adapter).prepared
+        return self.evaluate_dataset(self.open_data(data), batch_size, prepared)
 
     def evaluate_dataset(self, data: Dataset, batch_size: int, prepared: Any) -> dict[str, float]:
         """Like `evaluate`, on data that is open and under an adapter that the engine has prepared."""
@@ -139,6 +168,7 @@ class Model:
         repetition_penalty: float = 1.0,
         stop: Sequence[str] = (),
         seed: int = 0,
+        adapter: str | Adapter | None = None,
     ) -> str:
         """Continues a prompt with a causal language model; the same seed gives the same text.
 
@@ -152,9 +182,10 @@ class Model:
             repetition_penalty: More than 1 makes tokens that were there before less likely.
             stop: Texts that end the answer, and are not part of it.
             seed: Seed of the draws.
+            adapter: As for `predict`.
 
         Raises:
-            ArgumentError: A setting is out of range, or the bundle is no language model.
+            ArgumentError: A setting is out of range, no adapter has that name, or the bundle is no language model.
             DataError: The prompt leaves no room for an answer.
         """
         return "".join(
@@ -167,6 +198,7 @@ class Model:
                 repetition_penalty=repetition_penalty,
                 stop=stop,
                 seed=seed,
+                adapter=adapter,
             )
         )
 
@@ -181,6 +213,7 @@ class Model:
         repetition_penalty: float = 1.0,
         stop: Sequence[str] = (),
         seed: int = 0,
+        adapter: str | Adapter | None = None,
     ) -> Iterator[str]:
         """Like `generate`, in pieces as they come; the adapter is the one in use when it is called.
 
@@ -201,13 +234,14 @@ class Model:
         text = self.text
         if text is None or self.bundle.manifest.task != "causal_lm":
             raise ArgumentError(f"{self.bundle.path}: is no language model with a tokenizer; use predict.")
+        prepared = self._adapters.find(adapter).prepared
         ids = text.encode_prompt(prompt)
         room = text.info.max_length - len(ids)
         if not ids or room < 1:
             raise DataError(
                 f"the prompt is {len(ids)} tokens long; expected 1 to {text.info.max_length - 1}."
             )
-        tokens = self._tokens(ids, min(max_new_tokens, room), sampling, self._active.prepared)
+        tokens = self._tokens(ids, min(max_new_tokens, room), sampling, prepared)
         answer = itertools.takewhile(lambda token: token not in text.info.eos_token_ids, tokens)
         return generation.pieces(answer, text.decode, stop)
 
@@ -249,13 +283,6 @@ class Model:
     def text(self) -> Text | None:
         """The bundle's tokenizer, if it has one."""
         return Text(self.bundle) if self.bundle.manifest.text is not None else None
-
-    def _checked(self, adapter: Adapter) -> _Active:
-        check_fits(adapter, self.bundle.manifest, self.bundle.initial_adapter())
-        tensors: Mapping[str, Array] = {
-            name: np.ascontiguousarray(adapter.tensors[name]) for name in self.bundle.manifest.adapter_names
-        }
-        return _Active(adapter, self.engine.prepare(tensors))
 
 
 def load(

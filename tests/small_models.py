@@ -100,6 +100,40 @@ class ConvNet(nn.Module):
         return self.head(torch.relu(self.conv2(x)).flatten(1))
 
 
+class Embedder(nn.Module):
+    """Mean embedding of the tokens that the mask keeps, [batch, 16], and scores of three classes from it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.tokens = nn.Embedding(VOCABULARY, 16)
+        self.project = nn.Linear(16, 16)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        kept = attention_mask.unsqueeze(-1).float()
+        mean = (self.tokens(input_ids) * kept).sum(1) / kept.sum(1)
+        embedding = nn.functional.normalize(self.project(mean), dim=-1)
+        return {"embedding": embedding, "logits": self.head(embedding)}
+
+
+class Wide(nn.Module):
+    """Four layers on [batch, 8] whose weights, 51 MB, are all trained; four numbers come out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Linear(8, 1792).requires_grad_(False)
+        self.layers = nn.ModuleList(nn.Linear(1792, 1792, bias=False) for _ in range(4))
+        self.last = nn.Linear(1792, 4).requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for layer in self.layers:
+            x = torch.tanh(layer(x))
+        return self.last(x)
+
+
 def text_batch(
     rows: int = 2, length: int = 12, classes: int | None = None, seed: int = 0
 ) -> dict[str, Tensor]:
@@ -111,6 +145,10 @@ def text_batch(
         return batch | {"labels": torch.randint(3, VOCABULARY, (rows, length), generator=generator)}
     labels = torch.randint(0, classes, (rows,), generator=generator)
     return batch | {"token_type_ids": torch.zeros_like(ids), "labels": labels}
+
+
+def _without_types(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in batch.items() if name != "token_type_ids"}
 
 
 def image_batch(rows: int = 4, seed: int = 0) -> dict[str, Tensor]:
@@ -143,6 +181,21 @@ RECIPES: dict[str, Callable[[], Mapping[str, Any]]] = {
         "labels": ["red", "green", "blue"],
         "text": msgspec.structs.replace(text_info(), max_length=64),
         "assets": {names.TOKENIZER: byte_tokenizer()},
+    },
+    "embedder": lambda: {
+        "model": Embedder(),
+        "example_inputs": _without_types(text_batch(classes=3)),
+        "loss": "cross_entropy",
+        "adapter": lora("project"),
+        "text": msgspec.structs.replace(text_info(), max_length=64),
+        "assets": {names.TOKENIZER: byte_tokenizer()},
+    },
+    "wide": lambda: {
+        "model": Wide(),
+        "example_inputs": {"x": torch.randn(3, 8), "labels": torch.randn(3, 4)},
+        "loss": "mse",
+        "adapter": None,
+        "labels": ["north", "east", "south", "west"],
     },
     "conv-net": lambda: {
         "model": ConvNet(),
