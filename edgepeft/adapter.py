@@ -1,23 +1,27 @@
 """Adapters: a few small tensors, kept in the folder format of HF PEFT."""
 
+import dataclasses
 import difflib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgepeft import labels as label_names
 from edgepeft import limits, names, store, strict_json, tensors
-from edgepeft.errors import AdapterError
+from edgepeft.errors import AdapterError, ArgumentError
 from edgepeft.manifest import Manifest
 from edgepeft.tensors import Array
 
-#: Key in the safetensors metadata that binds an adapter to its base; PEFT ignores it and wants "format".
+#: Keys in the safetensors metadata that bind an adapter to its base and name its classes; PEFT ignores them and
+#: wants "format".
 _BASE_ID = "edgepeft.base_id"
+_LABELS = "edgepeft.labels"
 _FORMAT = {"format": "pt"}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -102,11 +106,24 @@ class Adapter:
         tensors: float32 arrays by name, as in `adapter_model.safetensors`.
         config: What `adapter_config.json` holds.
         base_id: The base's id, or `None` for an adapter that was made elsewhere.
+        labels: Names of the classes that it was trained on, in order, or `None` for the bundle's own.
     """
 
     tensors: Mapping[str, Array]
     config: Mapping[str, Any]
     base_id: str | None = None
+    labels: tuple[str, ...] | None = None
+
+    def with_labels(self, labels: Sequence[str]) -> "Adapter":
+        """The same adapter for classes of one's own, each named once; the bundle's further classes never win.
+
+        Raises:
+            ArgumentError: They are no list of different names.
+        """
+        fault = label_names.fault(labels)
+        if fault is not None:
+            raise ArgumentError(f"labels: {fault}.")
+        return dataclasses.replace(self, labels=tuple(labels))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Adapter":
@@ -131,6 +148,8 @@ class Adapter:
             StorageError: The disk refused, or the folder exists and is not an adapter's; nothing was changed.
         """
         metadata = _FORMAT | ({_BASE_ID: self.base_id} if self.base_id else {})
+        if self.labels is not None:
+            metadata |= {_LABELS: json.dumps(self.labels, ensure_ascii=False)}
         try:
             config = json.dumps(dict(self.config), indent=2, sort_keys=True, allow_nan=False) + "\n"
         except (TypeError, ValueError) as error:
@@ -175,7 +194,21 @@ def read_adapter(config: memoryview, model: memoryview, where: str) -> Adapter:
             f"{where}/{names.ADAPTER_MODEL}: its {_BASE_ID} is {base_id[:80]!r}, expected 64 hexadecimal digits. "
             "Save the adapter again."
         )
-    return Adapter(arrays, settings, base_id)
+    labels = _read_labels(metadata.get(_LABELS), f"{where}/{names.ADAPTER_MODEL}")
+    return Adapter(arrays, settings, base_id, labels)
+
+
+def _read_labels(text: str | None, where: str) -> tuple[str, ...] | None:
+    if text is None:
+        return None
+    try:
+        labels = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise AdapterError(f"{where}: its {_LABELS} is broken JSON: {error}. Save it again.") from error
+    fault = label_names.fault(labels)
+    if fault is not None:
+        raise AdapterError(f"{where}: its {_LABELS}: {fault}. Save the adapter again.")
+    return tuple(labels)
 
 
 def check_fits(adapter: Adapter, manifest: Manifest, initial: Adapter) -> None:
@@ -187,19 +220,35 @@ def check_fits(adapter: Adapter, manifest: Manifest, initial: Adapter) -> None:
         initial: The bundle's own adapter.
 
     Raises:
-        AdapterError: Another base, method or setting; a tensor missing, extra, of another dtype or shape, or
-            with a value that is not finite or absurdly large.
+        AdapterError: Another base, method or setting; names for more classes than there are; a tensor missing,
+            extra, of another dtype or shape, or with a value that is not finite or absurdly large.
     """
     if adapter.base_id is not None and adapter.base_id != manifest.base_id:
         raise AdapterError(
             f"the adapter was made for base {adapter.base_id[:12]!r}, this bundle is {manifest.base_id[:12]!r}. "
             "Use it with the bundle it was trained on."
         )
+    _check_labels(adapter.labels, manifest)
     _check_config(adapter.config, initial.config)
     expected = {tensor.name: tuple(tensor.shape) for tensor in manifest.adapter.tensors}
     _check_names(list(adapter.tensors), list(expected))
     for name, shape in expected.items():
         _check_tensor(name, adapter.tensors[name], shape)
+
+
+def _check_labels(labels: tuple[str, ...] | None, manifest: Manifest) -> None:
+    if labels is None:
+        return
+    fault = label_names.fault(labels)
+    if fault is not None:
+        raise AdapterError(f"the adapter's labels: {fault}. Make it again with_labels.")
+    if manifest.classes is None:
+        raise AdapterError("the adapter names classes, but this bundle's model is no classifier.")
+    if len(labels) > manifest.classes:
+        raise AdapterError(
+            f"the adapter names {len(labels)} classes, the model has room for {manifest.classes}. Name fewer, or "
+            "export a bundle with more."
+        )
 
 
 def _check_config(given: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

@@ -28,6 +28,9 @@ MAX_NAME_LENGTH = 512
 #: Largest magnitude of an adapter's number: beyond it a model only gives noise or infinities.
 MAX_ADAPTER_MAGNITUDE = 1e6
 
+#: Characters of a class's name.
+MAX_LABEL_LENGTH = 256
+
 #: Bytes of one line of a data file.
 MAX_LINE_BYTES = 16 * MiB
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from edgepeft import limits, names, strict_json
+from edgepeft import labels, limits, names, strict_json
 from edgepeft.errors import BundleError
 
 #: Version of the format that this runtime writes and reads.
@@ -106,6 +106,15 @@ class Manifest(_Part, frozen=True):
         """Names of the adapter's tensors, in the order of every graph."""
         return tuple(tensor.name for tensor in self.adapter.tensors)
 
+    @property
+    def classes(self) -> int | None:
+        """How many classes a classifier tells apart: the width of its `logits` [batch, classes]."""
+        if self.loss != "cross_entropy":
+            return None
+        ports = {port.name: port for port in self.graphs[names.INFER].outputs}
+        shape = ports["logits"].shape if "logits" in ports else []
+        return shape[1] if len(shape) == 2 and isinstance(shape[1], int) else None
+
     def data_inputs(self, graph: str) -> list[Port]:
         """The inputs of a graph that are data, not adapter tensors."""
         adapter = set(self.adapter_names)
@@ -145,7 +154,7 @@ def decode(content: bytes | memoryview, where: str = names.MANIFEST) -> Manifest
         raise BundleError(
             f"{where}: not a valid manifest: {error}. Copy or export the bundle again."
         ) from error
-    for check in (_check_paths, _check_graphs, _check_adapter, _check_decode, _check_base_id):
+    for check in (_check_paths, _check_graphs, _check_adapter, _check_decode, _check_labels, _check_base_id):
         check(manifest, where)
     return manifest
 
@@ -241,6 +250,19 @@ def _is_cache(port: Port) -> bool:
     shape = port.shape
     sizes = [type(size) for size in shape]
     return port.dtype == "float32" and sizes == [int, int, str, int] and shape[0] == 1
+
+
+def _check_labels(manifest: Manifest, where: str) -> None:
+    """Every class has one name at most, and a name is one that a terminal can show."""
+    if manifest.labels is None:
+        return
+    fault = labels.fault(manifest.labels)
+    if fault is not None:
+        raise BundleError(f"{where}: labels: {fault}. Export the bundle again.")
+    if manifest.classes is not None and len(manifest.labels) > manifest.classes:
+        raise BundleError(
+            f"{where}: names {len(manifest.labels)} classes, the graph has {manifest.classes}. Export the bundle again."
+        )
 
 
 def _check_base_id(manifest: Manifest, where: str) -> None:

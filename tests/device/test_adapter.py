@@ -8,15 +8,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
-from foreign_files import CONFIG, LORA_A, LORA_B, snapshot, sound_adapter, sound_tensors, write_bundle
+from foreign_files import (
+    CONFIG,
+    LORA_A,
+    LORA_B,
+    snapshot,
+    sound_adapter,
+    sound_tensors,
+    write_adapter,
+    write_bundle,
+)
 from safetensors import safe_open
 
 from edgepeft import limits, names, tensors
 from edgepeft.adapter import Adapter, check_fits
-from edgepeft.errors import AdapterError, StorageError
-from edgepeft.manifest import Manifest
+from edgepeft.errors import AdapterError, ArgumentError, StorageError
+from edgepeft.manifest import Manifest, Port
 
 FILES = [names.ADAPTER_CONFIG, names.ADAPTER_MODEL]
 
@@ -31,6 +41,7 @@ def _same(one: Adapter, other: Adapter) -> bool:
     return (
         one.config == other.config
         and one.base_id == other.base_id
+        and one.labels == other.labels
         and one.tensors.keys() == other.tensors.keys()
         and all(
             value.dtype == other.tensors[name].dtype
@@ -61,6 +72,58 @@ def test_the_folder_is_what_peft_expects(tmp_path: Path) -> None:
     with safe_open(tmp_path / "alice" / names.ADAPTER_MODEL, "np") as file:
         assert file.metadata() == {"format": "pt", "edgepeft.base_id": "ab" * 32}
         assert set(file.keys()) == {LORA_A, LORA_B}
+
+
+def test_labels_come_back(tmp_path: Path) -> None:
+    """Names of any script, in order, in the metadata that PEFT does not read; an adapter without them has none."""
+    labels = ["work", "maison", "家", 'a "quote"']
+    sound_adapter("ab" * 32).with_labels(labels).save(tmp_path / "alice")
+    assert Adapter.load(tmp_path / "alice").labels == tuple(labels)
+    with safe_open(tmp_path / "alice" / names.ADAPTER_MODEL, "np") as file:
+        assert json.loads(file.metadata()["edgepeft.labels"]) == labels
+    sound_adapter().save(tmp_path / "bob")
+    assert Adapter.load(tmp_path / "bob").labels is None
+
+
+BAD_LABELS: dict[str, tuple[Any, str]] = {
+    "none": ([], r"expected a list of names, got \[\]"),
+    "a text": ("spam", "expected a list of names, got 'spam'"),
+    "a mapping": ({"spam": 0}, "expected a list of names"),
+    "twice": (["spam", "work", "spam"], "'spam' stands there twice"),
+    "empty": (["spam", ""], "'' is no name of a class"),
+    "blank": (["spam", "  "], "'  ' is no name of a class"),
+    "a number": (["spam", 1], "1 is no name of a class"),
+    "two lines": (["spam\nham"], "is no name of a class; expected printable text"),
+    "an escape sequence": (["\x1b[2J"], "is no name of a class"),
+    "half a surrogate pair": (["\ud800"], "is no name of a class"),
+    "long": (["x" * 257], "has 257 characters; expected at most 256"),
+}
+
+
+@pytest.mark.parametrize(("labels", "words"), BAD_LABELS.values(), ids=BAD_LABELS)
+def test_labels_that_are_none(tmp_path: Path, labels: Any, words: str) -> None:
+    """Refused where they are given, and where a file has them."""
+    with pytest.raises(ArgumentError, match=f"labels: .*{words}"):
+        sound_adapter().with_labels(labels)
+    model = tensors.serialize(sound_tensors(), {"format": "pt", "edgepeft.labels": json.dumps(labels)})
+    write_adapter(tmp_path / "alice", model)
+    with pytest.raises(AdapterError, match=f"adapter_model.safetensors: its edgepeft.labels: .*{words}"):
+        Adapter.load(tmp_path / "alice")
+
+
+@pytest.mark.parametrize("text", ["", "spam", "[1", "[" * 100_000], ids=["empty", "bare", "cut", "deep"])
+def test_labels_that_are_no_json(tmp_path: Path, text: str) -> None:
+    """The message names the file and the key."""
+    write_adapter(tmp_path / "alice", tensors.serialize(sound_tensors(), {"edgepeft.labels": text}))
+    with pytest.raises(AdapterError, match=r"its edgepeft.labels is broken JSON: .*\. Save it again"):
+        Adapter.load(tmp_path / "alice")
+
+
+def test_many_labels_are_checked_at_once(tmp_path: Path) -> None:
+    """As many as fit the metadata, in a time that grows with their number."""
+    labels = [f"{number:x}" for number in range(60_000)]
+    sound_adapter().with_labels(labels).save(tmp_path / "alice")
+    assert len(Adapter.load(tmp_path / "alice").labels or ()) == 60_000
 
 
 def test_other_files_are_ignored(tmp_path: Path) -> None:
@@ -239,6 +302,27 @@ def test_another_base_is_refused(manifest: Manifest) -> None:
         _check(sound_adapter("0" * 64), manifest)
 
 
+def test_labels_are_for_classifiers(manifest: Manifest) -> None:
+    """As many as the logits have places, or fewer; a language model has no classes."""
+    adapter = sound_adapter(manifest.base_id).with_labels(["a", "b", "c"])
+    with pytest.raises(AdapterError, match="names classes, but this bundle's model is no classifier"):
+        _check(adapter, manifest)
+    with pytest.raises(AdapterError, match=r"names 3 classes, the model has room for 2\. Name fewer"):
+        _check(adapter, _classifier(manifest, 2))
+    for classes in (3, 4):
+        _check(adapter, _classifier(manifest, classes))
+    with pytest.raises(AdapterError, match="the adapter's labels: 'a' stands there twice"):
+        _check(dataclasses.replace(adapter, labels=("a", "a")), _classifier(manifest, 3))
+
+
+def _classifier(manifest: Manifest, classes: int) -> Manifest:
+    logits = Port(name="logits", dtype="float32", shape=["batch", classes])
+    graphs = {
+        name: msgspec.structs.replace(graph, outputs=[logits]) for name, graph in manifest.graphs.items()
+    }
+    return msgspec.structs.replace(manifest, loss="cross_entropy", graphs=graphs)
+
+
 CONFLICTS: dict[str, tuple[dict[str, Any], str]] = {
     "method": ({"peft_type": "IA3"}, "the adapter's peft_type is 'IA3', the bundle was exported with 'LORA'"),
     "rank": ({"r": 4}, "the adapter's r is '4', the bundle was exported with '2'"),
@@ -343,7 +427,7 @@ def test_a_refused_adapter_leaves_the_active_one(tmp_path: Path, manifest: Manif
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_peft_opens_what_was_saved(tmp_path: Path) -> None:
-    """PEFT -> edgepeft -> PEFT: the folder opens in `PeftModel.from_pretrained`, bit for bit the same tensors."""
+    """PEFT -> edgepeft -> PEFT: the folder opens in `PeftModel.from_pretrained`, labels and all, bit for bit."""
     torch = pytest.importorskip(
         "torch", reason="a device has no torch; PEFT opens our folder on a workstation"
     )
@@ -356,7 +440,7 @@ def test_peft_opens_what_was_saved(tmp_path: Path) -> None:
     settings = peft.LoraConfig(r=2, target_modules=["0", "2"], init_lora_weights=False)
     original = peft.get_peft_model(model(), settings)
     original.save_pretrained(tmp_path / "peft")
-    Adapter.load(tmp_path / "peft").save(tmp_path / "ours")
+    Adapter.load(tmp_path / "peft").with_labels(["cat", "dog"]).save(tmp_path / "ours")
     opened = peft.PeftModel.from_pretrained(model(), tmp_path / "ours")
     before, after = (peft.get_peft_model_state_dict(one) for one in (original, opened))
     assert before.keys() == after.keys()

@@ -129,45 +129,38 @@ def test_replacing_and_deleting(model: edgepeft.Model) -> None:
         held["bob"] = second  # type: ignore[index]
 
 
+def ask(model: edgepeft.Model, name: str, expected: bytes, wrong: list[str]) -> None:
+    """Asks many times under one adapter; notes each answer that is another's."""
+    text = model.generate("hi", max_new_tokens=4, adapter=name)
+    for turn in range(150):
+        if model.predict(BATCH, adapter=name)["logits"].tobytes() != expected:
+            wrong.append(name)
+        if turn % 15 == 0 and model.generate("hi", max_new_tokens=4, adapter=name) != text:
+            wrong.append(f"{name}: another text")
+    wrong.append(f"{name} is done")
+
+
 def test_two_threads_two_adapters(model: edgepeft.Model) -> None:
     """At once, each under its own, while a third one swaps, adds and deletes: every answer is the right one."""
-    for seed, name in enumerate(("alice", "bob"), 1):
-        model.add_adapter(name, moved(model.adapter, seed))
-    other = moved(model.adapter, 9)
-    others = model.predict(BATCH, adapter=other)["logits"]
-    odd: list[str] = []
-    done = threading.Event()
-    finished: list[str] = []
-
-    def ask(name: str) -> None:
-        expected = model.predict(BATCH, adapter=name)["logits"]
-        text = model.generate("hi", max_new_tokens=4, adapter=name)
-        for turn in range(150):
-            if not np.array_equal(model.predict(BATCH, adapter=name)["logits"], expected):
-                odd.append(name)
-            if turn % 15 == 0 and model.generate("hi", max_new_tokens=4, adapter=name) != text:
-                odd.append(f"{name} says something else")
-        finished.append(name)
-
-    def swap() -> None:
-        while not done.is_set():
-            model.use("alice")
-            model.add_adapter("carol", other)
-            model.use("carol")
-            if not np.array_equal(model.predict(BATCH)["logits"], others):
-                odd.append("carol")
-            model.delete_adapter("carol")
-
-    swapper = threading.Thread(target=swap)
-    askers = [threading.Thread(target=ask, args=(name,)) for name in ("alice", "bob")]
-    for thread in (swapper, *askers):
+    made = {name: moved(model.adapter, seed) for seed, name in enumerate(("alice", "bob", "carol"), 1)}
+    expected = {name: model.predict(BATCH, adapter=one)["logits"].tobytes() for name, one in made.items()}
+    assert len(set(expected.values())) == 3
+    for name in ("alice", "bob"):
+        model.add_adapter(name, made[name])
+    found: list[str] = []
+    threads = [
+        threading.Thread(target=ask, args=(model, name, expected[name], found)) for name in ("alice", "bob")
+    ]
+    for thread in threads:
         thread.start()
-    for thread in askers:
-        thread.join()
-    done.set()
-    swapper.join()
-    assert sorted(finished) == ["alice", "bob"]
-    assert not odd
+    while any(thread.is_alive() for thread in threads):
+        model.use("alice")
+        model.add_adapter("carol", made["carol"])
+        model.use("carol")
+        if model.predict(BATCH)["logits"].tobytes() != expected["carol"]:
+            found.append("carol")
+        model.delete_adapter("carol")
+    assert sorted(found) == ["alice is done", "bob is done"]
 
 
 MEMORY = """

@@ -92,6 +92,11 @@ WRONG: dict[str, tuple[Change, str]] = {
     # fields
     "unknown field": (_replace("extra", 1), "contains unknown field `extra`"),
     "unknown field inside": (_replace("model/extra", 1), r"contains unknown field `extra` - at `\$.model`"),
+    "label twice": (
+        lambda content: content.update(labels=["a", "a"]),
+        "labels: 'a' stands there twice. Export the bundle again",
+    ),
+    "no labels": (lambda content: content.update(labels=[]), "labels: expected a list of names"),
     "field missing": (lambda content: content.pop("labels"), "missing required field `labels`"),
     "wrong type": (
         _replace("model/parameters", "75"),
