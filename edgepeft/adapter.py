@@ -252,9 +252,7 @@ def _check_labels(labels: tuple[str, ...] | None, manifest: Manifest) -> None:
 
 
 def _check_config(given: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    for field in _MEANINGFUL:
-        if _comparable(field, given.get(field)) == _comparable(field, expected.get(field)):
-            continue
+    for field in filter(changes_meaning, differing_settings(given, expected)):
         if field not in given:
             raise AdapterError(
                 f"the adapter's {names.ADAPTER_CONFIG} lacks {field}; the bundle was exported with "
@@ -265,6 +263,21 @@ def _check_config(given: Mapping[str, Any], expected: Mapping[str, Any]) -> None
             f"{str(expected.get(field))[:200]!r}. Export a bundle with the adapter's settings, or train the "
             "adapter on this one."
         )
+
+
+def differing_settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, ...]:
+    """Fields in which two configurations differ; those that change what the tensors mean come first."""
+    rest = sorted((one.keys() | other.keys()) - set(_MEANINGFUL))
+    return tuple(
+        field
+        for field in (*_MEANINGFUL, *rest)
+        if _comparable(field, one.get(field)) != _comparable(field, other.get(field))
+    )
+
+
+def changes_meaning(field: str) -> bool:
+    """Whether a setting of PEFT changes what an adapter's tensors mean."""
+    return field in _MEANINGFUL
 
 
 def _comparable(field: str, value: Any) -> Any:

@@ -24,13 +24,15 @@ class Bundle:
     Attributes:
         path: The folder.
         manifest: What is in it.
-        weights: The frozen weights by name, read-only views of one buffer.
+        base: Content of `base.safetensors`.
+        weights: The frozen weights by name, read-only views of `base`.
     """
 
     def __init__(self, path: Path, manifest: Manifest, files: Mapping[str, memoryview]) -> None:
         self.path = path
         self.manifest = manifest
-        self.weights = _weights(files[names.BASE], manifest, f"{path}/{names.BASE}")
+        self.base = files[names.BASE]
+        self.weights = _weights(self.base, manifest, f"{path}/{names.BASE}")
         self._initial = _initial_adapter(path, manifest, files)
         # Everything else is small, and kept as what its readers want; the buffers behind `files` can go.
         kept = files.keys() - set(names.REQUIRED_FILES)

@@ -231,6 +231,19 @@ def write_file(path: Path, content: bytes | memoryview) -> None:
         sync_folder(path.parent)
 
 
+def check_writable(path: Path) -> None:
+    """Refuses a place that cannot be written before work is done for it; leaves nothing behind.
+
+    Raises:
+        StorageError: The file system refuses a new file or folder of that name.
+    """
+    with _refusals(path):
+        above = next(place for place in path.absolute().parents if place.exists())
+        probe = _beside(above / path.name)
+        probe.mkdir()
+        probe.rmdir()
+
+
 def write_folder(
     path: Path, files: Mapping[str, bytes | memoryview], *, replaceable: Callable[[Path], bool]
 ) -> None:

@@ -1,38 +1,31 @@
 """The commands: each reads its options, makes a few calls of the library, and prints."""
 
 import dataclasses
-import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
 
-from edgepeft import names, schedules
+from edgepeft import names, schedules, store
 from edgepeft.arguments import TrainingArguments
-from edgepeft.bundle import Bundle
-from edgepeft.errors import BundleError, StorageError
+from edgepeft.cli.shared import (
+    BYTES_PER_MB,
+    DATA,
+    adapter_option,
+    bundle_argument,
+    check_adapter_output,
+    json_option,
+    print_json,
+    threads_option,
+)
+from edgepeft.errors import BundleError
 from edgepeft.limits import MiB
 from edgepeft.log import JsonLinesLog
 from edgepeft.model import Model, load
 from edgepeft.progress import progress
 from edgepeft.training import Callback, Trainer, TrainingResult
-
-_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-_DATA = click.Path(exists=True, path_type=Path)
-_BYTES_PER_MB = 1e6
-
-_bundle = click.argument("bundle", type=_FOLDER)
-_adapter = click.option(
-    "--adapter", type=_FOLDER, help="Adapter to use; by default the bundle's own, untrained."
-)
-_threads = click.option(
-    "--threads", type=int, help="Threads to compute with; by default one a physical core."
-)
-_json = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 
 
 def _option(name: str, text: str, kind: Any = int) -> Callable[[Any], Any]:
@@ -40,58 +33,14 @@ def _option(name: str, text: str, kind: Any = int) -> Callable[[Any], Any]:
     return click.option(f"--{name.replace('_', '-')}", name, type=kind, help=text)
 
 
-@click.command(epilog="\b\nExample:\n  edgepeft info bundle/")
-@_bundle
-@_json
-def info(*, bundle: Path, as_json: bool) -> None:
-    """Shows what is in BUNDLE, after checking every file against its hash."""
-    opened = Bundle.open(bundle)
-    manifest = opened.manifest
-    adapter = opened.initial_adapter()
-    facts = {
-        "path": str(bundle),
-        "model": manifest.model.name,
-        "architecture": manifest.model.architecture,
-        "task": manifest.task,
-        "loss": manifest.loss,
-        "parameters": manifest.model.parameters,
-        "base_id": manifest.base_id,
-        "peft_type": manifest.adapter.peft_type,
-        "adapter_tensors": len(adapter.tensors),
-        "adapter_parameters": sum(value.size for value in adapter.tensors.values()),
-        "adapter_bytes": adapter.size,
-        "bundle_bytes": sum(file.size for file in manifest.files.values()),
-        "graphs": {name: len(opened.graph(name)) for name in manifest.graphs},
-        "engines": ["stock"],
-        "made_by": manifest.made_by,
-    }
-    if as_json:
-        _print_json(facts)
-        return
-    table = Table("", "", show_header=False, box=None)
-    for name, value in facts.items():
-        table.add_row(name.replace("_", " "), _shown(name, value))
-    Console().print(table)
-
-
-def _shown(name: str, value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_shown(name, item)}" for key, item in value.items())
-    if isinstance(value, list):
-        return ", ".join(value)
-    if name.endswith("_bytes") or name == "graphs":
-        return f"{value / _BYTES_PER_MB:,.2f} MB"
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
 @click.command(epilog="\b\nExample:\n  edgepeft train bundle/ --data facts.jsonl --output alice/ --epochs 3")
-@_bundle
-@click.option("--data", type=_DATA, required=True, help="File or folder to train on.")
-@click.option("--eval", "eval_data", type=_DATA, help="The same, to measure the loss on.")
+@bundle_argument
+@click.option("--data", type=DATA, required=True, help="File or folder to train on.")
+@click.option("--eval", "eval_data", type=DATA, help="The same, to measure the loss on.")
 @click.option(
     "--output", type=click.Path(path_type=Path), required=True, help="Folder for the trained adapter."
 )
-@_adapter
+@adapter_option
 @_option("optimizer", "What makes the updates.", click.Choice(list(names.OPTIMIZERS)))
 @_option("learning_rate", "The optimizer's step size.", float)
 @_option(
@@ -125,8 +74,8 @@ def _shown(name: str, value: Any) -> str:
 )
 @click.option("--checkpoint-dir", type=click.Path(path_type=Path), help="Folder of the checkpoint.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint, if there is one.")
-@_threads
-@_json
+@threads_option
+@json_option
 def train(
     *,
     bundle: Path,
@@ -142,7 +91,9 @@ def train(
     **settings: Any,
 ) -> None:
     """Trains an adapter of BUNDLE on your data and saves it as HF PEFT does."""
-    _check_output(output)
+    check_adapter_output(output)
+    if checkpoint_dir is not None:
+        store.check_writable(checkpoint_dir)
     model = load(bundle, adapter, threads=threads)
     arguments = default_arguments(
         model, {name: value for name, value in settings.items() if value is not None}
@@ -160,12 +111,12 @@ def train(
     result.adapter.save(output)
     summary = _summary(result, output)
     if as_json:
-        _print_json(summary | {"losses": result.losses, "arguments": dataclasses.asdict(arguments)})
+        print_json(summary | {"losses": result.losses, "arguments": dataclasses.asdict(arguments)})
         return
     held_out = result.evaluation_losses
     change = f", held-out loss {held_out[0][1]:.3f} -> {held_out[-1][1]:.3f}" if held_out else ""
     click.echo(
-        f"{output}: {result.adapter.size / _BYTES_PER_MB:.2f} MB after {result.steps} steps of "
+        f"{output}: {result.adapter.size / BYTES_PER_MB:.2f} MB after {result.steps} steps of "
         f"{summary['seconds_per_step']:.2f} s{change}, peak memory {result.peak_memory_bytes / MiB:,.0f} MiB"
         f"{_ENDINGS[result.stop_reason]}"
     )
@@ -178,13 +129,6 @@ _ENDINGS = {
     "max_seconds": "; stopped, the time was up",
     "stopped": "; stopped by a signal: go on with --resume and the same --checkpoint-dir",
 }
-
-
-def _check_output(output: Path) -> None:
-    """Refuses a folder that cannot become the adapter's before the time is spent, not after."""
-    adapter = {names.ADAPTER_CONFIG, names.ADAPTER_MODEL}
-    if output.exists() and not (output.is_dir() and {entry.name for entry in output.iterdir()} <= adapter):
-        raise StorageError(f"{output}: exists and is not an adapter's folder. Choose another --output.")
 
 
 def default_arguments(model: Model, given: dict[str, Any]) -> TrainingArguments:
@@ -220,21 +164,21 @@ def _summary(result: TrainingResult, output: Path) -> dict[str, Any]:
 
 
 @click.command(epilog="\b\nExample:\n  edgepeft evaluate bundle/ --data heldout.jsonl --adapter alice/")
-@_bundle
-@click.option("--data", type=_DATA, required=True, help="File or folder to measure on.")
-@_adapter
+@bundle_argument
+@click.option("--data", type=DATA, required=True, help="File or folder to measure on.")
+@adapter_option
 @click.option(
     "--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Rows run at once."
 )
-@_threads
-@_json
+@threads_option
+@json_option
 def evaluate(
     *, bundle: Path, data: Path, adapter: Path | None, batch_size: int, threads: int | None, as_json: bool
 ) -> None:
     """Measures the mean loss of BUNDLE on data, and a classifier's accuracy."""
     result = load(bundle, adapter, threads=threads).evaluate(data, batch_size)
     if as_json:
-        _print_json(result)
+        print_json(result)
     else:
         click.echo(", ".join(f"{name} {value:.4g}" for name, value in result.items()))
 
@@ -242,9 +186,9 @@ def evaluate(
 @click.command(
     epilog="\b\nExample:\n  edgepeft generate bundle/ --adapter alice/ --prompt 'Where is the spare key?'"
 )
-@_bundle
+@bundle_argument
 @click.option("--prompt", required=True, help="What the user says.")
-@_adapter
+@adapter_option
 @click.option("--max-new-tokens", type=int, default=64, show_default=True, help="Most tokens to add.")
 @click.option(
     "--temperature", type=float, default=0.0, show_default=True, help="0 takes the best token always."
@@ -252,8 +196,8 @@ def evaluate(
 @click.option("--top-k", type=int, help="Draw among so many best tokens only.")
 @click.option("--top-p", type=float, help="Draw among the best tokens of this probability only.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
-@_threads
-@_json
+@threads_option
+@json_option
 def generate(
     *,
     bundle: Path,
@@ -278,19 +222,6 @@ def generate(
         seed=seed,
     )
     if as_json:
-        _print_json({"prompt": prompt, "text": text})
+        print_json({"prompt": prompt, "text": text})
     else:
         click.echo(text)
-
-
-def _print_json(facts: dict[str, Any]) -> None:
-    """One JSON object; a number that JSON cannot write, such as infinity, becomes null."""
-    click.echo(json.dumps(_jsonable(facts), allow_nan=False))
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _jsonable(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_jsonable(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

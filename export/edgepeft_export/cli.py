@@ -15,25 +15,13 @@ from typing import Any
 import click
 from rich.console import Console
 
-from edgepeft.errors import EdgepeftError
+from edgepeft.cli.group import Group
 from edgepeft_export.errors import ExportError
 
 _STAGES = ("attach", "trace", "lower", "passes", "decode", "pack", "verify")
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _NEW_FOLDER = click.Path(path_type=Path)
 _TASK = click.Choice(["causal_lm", "sequence_classification"])
-
-
-class _Group(click.Group):
-    """Shows our own errors as one line, with exit code 1; click shows wrong use with exit code 2."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except EdgepeftError as error:
-            if ctx.params.get("debug"):
-                raise
-            raise click.ClickException(str(error)) from error
 
 
 def quiet_libraries() -> None:
@@ -43,12 +31,12 @@ def quiet_libraries() -> None:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
 
 
-@click.group(cls=_Group)
+@click.group("edgepeft-export", cls=Group)
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(package_name="edgepeft")
 def main(*, debug: bool) -> None:
     """Exports a PyTorch model to a bundle that edgepeft adapts on a device."""
-    del debug  # _Group reads it
+    del debug  # Group reads it
     quiet_libraries()
 
 

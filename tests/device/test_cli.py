@@ -171,7 +171,7 @@ def test_an_error_that_nobody_planned_is_one_line(monkeypatch: pytest.MonkeyPatc
     def broken(*_: object) -> None:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr("edgepeft.cli.commands.Bundle.open", broken)
+    monkeypatch.setattr("edgepeft.bundle.Bundle.open", broken)
     done = CliRunner().invoke(cli.main, ["info", "."])
     assert done.exit_code == 1
     expected = "Error: ZeroDivisionError: division by zero. Run `edgepeft --debug ...` for its traceback.\n"

@@ -1,0 +1,62 @@
+"""A group of commands whose errors are one line each: exit code 1 for a failure, 2 for wrong use."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from edgepeft.errors import ArgumentError, EdgepeftError
+
+
+class _WrongUse(click.ClickException):
+    """A setting that is out of range, or an option that is unknown."""
+
+    exit_code = 2
+
+
+class Group(click.Group):
+    """Shows every error as one line; our own say what to do, others how to see the traceback.
+
+    The outermost group of a program has the option `--debug`, under which errors keep their traceback.
+    """
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Reads the group's own options."""
+        with _one_line():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command that was named."""
+        root = ctx.find_root()
+        with _one_line():
+            try:
+                return super().invoke(ctx)
+            except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
+                raise
+            except Exception as error:
+                if root.params["debug"]:
+                    raise
+                wrong_use = isinstance(error, ArgumentError)
+                line = _line(error, str(root.info_name))
+                raise (_WrongUse if wrong_use else click.ClickException)(line) from error
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """Click tells wrong use in three lines; the third and where to read on are enough."""
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as error:
+        told = " ".join(error.format_message().split())
+        end = "" if told.endswith((".", "?")) else "."
+        path = error.ctx.command_path if error.ctx is not None else ""
+        raise _WrongUse(f"{told}{end} See `{path} --help`.") from error
+
+
+def _line(error: Exception, program: str) -> str:
+    if isinstance(error, EdgepeftError):
+        return str(error)
+    return f"{type(error).__name__}: {' '.join(str(error).split())}. Run `{program} --debug ...` for its traceback."

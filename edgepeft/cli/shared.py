@@ -1,0 +1,81 @@
+"""What several commands share: arguments, options, and how answers are printed."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from edgepeft import names, store
+from edgepeft.errors import StorageError
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+DATA = click.Path(exists=True, path_type=Path)
+BYTES_PER_KB = 1e3
+BYTES_PER_MB = 1e6
+
+#: Columns of a table that no terminal shows: a tensor's name stays on its line.
+_PIPE_COLUMNS = 200
+
+bundle_argument = click.argument("bundle", type=FOLDER)
+adapter_option = click.option(
+    "--adapter", type=FOLDER, help="Adapter to use; by default the bundle's own, untrained."
+)
+threads_option = click.option(
+    "--threads", type=int, help="Threads to compute with; by default one a physical core."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+
+
+def print_json(facts: dict[str, Any]) -> None:
+    """One JSON object; a number that JSON cannot write, such as infinity, becomes null."""
+    click.echo(json.dumps(_jsonable(facts), allow_nan=False))
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _jsonable(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def console() -> Console:
+    """Standard output, for tables and drawings."""
+    shown = Console(highlight=False)
+    return shown if shown.is_terminal else Console(highlight=False, width=_PIPE_COLUMNS)
+
+
+def plain(value: object) -> Text:
+    """A value from a file as text that cannot steer the terminal."""
+    return Text("".join(letter if letter.isprintable() else "?" for letter in str(value)))
+
+
+def print_rows(rows: dict[str, Any]) -> None:
+    """Prints names and values in two columns."""
+    table = Table("", "", show_header=False, box=None)
+    for name, value in rows.items():
+        table.add_row(plain(name), plain(value))
+    if rows:
+        console().print(table)
+
+
+def size_text(size: float) -> str:
+    """A number of bytes as text."""
+    return f"{size / BYTES_PER_KB:,.1f} kB" if size < BYTES_PER_MB else f"{size / BYTES_PER_MB:,.2f} MB"
+
+
+def check_adapter_output(output: Path) -> None:
+    """Refuses a folder that cannot become an adapter's before the time is spent, not after.
+
+    Raises:
+        StorageError: It holds something else, or cannot be written.
+    """
+    adapter = {names.ADAPTER_CONFIG, names.ADAPTER_MODEL}
+    if output.exists() and not (output.is_dir() and {entry.name for entry in output.iterdir()} <= adapter):
+        raise StorageError(f"{output}: exists and is not an adapter's folder. Choose another --output.")
+    store.check_writable(output)

@@ -1,0 +1,191 @@
+"""Wrong use and failures of the command line: one line, the next step, the right exit code, nothing written."""
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from foreign_files import snapshot
+
+from edgepeft import store
+from edgepeft.cli import main
+
+
+def run(*arguments: object) -> Result:
+    """Runs the program in this process."""
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="edgepeft")
+
+
+def refused(code: int, *arguments: object) -> str:
+    """The line of an error; it is the only one, nothing is printed besides."""
+    done = run(*arguments)
+    assert (done.exit_code, done.stdout) == (code, "")
+    assert done.stderr.startswith("Error: ")
+    assert done.stderr.endswith("\n")
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+@pytest.fixture
+def train(handmade: Path, tmp_path: Path) -> Callable[..., list[object]]:
+    """The arguments of a training that would work, and more."""
+    data = tmp_path / "facts.jsonl"
+    data.write_text(json.dumps({"text": "the key is here."}) + "\n")
+
+    def command(*more: object, output: Path = tmp_path / "out") -> list[object]:
+        return [
+            "train",
+            handmade / "chat",
+            "--data",
+            data,
+            "--output",
+            output,
+            "--max-steps",
+            1,
+            *more,
+        ]
+
+    return command
+
+
+def test_the_command_that_the_others_break(train: Callable[..., list[object]]) -> None:
+    """Without a fault it works."""
+    assert run(*train()).exit_code == 0
+
+
+@pytest.mark.parametrize("size", [0, -3])
+def test_batch_size_0(train: Callable[..., list[object]], tmp_path: Path, size: int) -> None:
+    """No batch at all, or fewer."""
+    before = snapshot(tmp_path)
+    line = refused(2, *train("--batch-size", size))
+    assert f"batch_size is {size}; expected at least 1" in line
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize(("rate", "shown"), [("nan", "nan"), ("-0.1", "-0.1"), ("0", "0.0"), ("inf", "inf")])
+def test_a_learning_rate_that_is_none(
+    train: Callable[..., list[object]], tmp_path: Path, rate: str, shown: str
+) -> None:
+    """NaN, negative, zero, infinite: told before a step is made."""
+    before = snapshot(tmp_path)
+    line = refused(2, *train("--learning-rate", rate))
+    assert f"learning_rate is {shown}; expected more than 0" in line
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["train", "--learnin-rate", "1"],
+            "'--learnin-rate'. Did you mean '--learning-rate'? See `edgepeft train",
+        ),
+        (["adapter", "show", "--jsn"], "'--jsn'. Did you mean '--json'? See `edgepeft adapter show --help`."),
+        (["trian"], "'trian'. Did you mean 'train'? See `edgepeft --help`."),
+        (["adapter", "mrege"], "'mrege'. Did you mean 'merge'? See `edgepeft adapter --help`."),
+        (["--debgu", "info"], "'--debgu'. Did you mean '--debug'? See `edgepeft --help`."),
+        (["info", "--xyzzy"], "No such option '--xyzzy'. See `edgepeft info --help`."),
+        (["info"], "Missing argument 'BUNDLE'. See `edgepeft info --help`."),
+        (
+            ["completion", "tcsh"],
+            "'tcsh' is not one of 'bash', 'zsh', 'fish'. See `edgepeft completion --help`.",
+        ),
+        (["info", "nowhere"], "Directory 'nowhere' does not exist. See `edgepeft info --help`."),
+    ],
+)
+def test_an_unknown_option_or_command(arguments: list[str], words: str) -> None:
+    """The nearest name, where there is one, and where to read on."""
+    assert words in refused(2, *arguments)
+
+
+def test_no_command_shows_help() -> None:
+    """The program by itself, and a group by itself, say what there is."""
+    for arguments in ([], ["adapter"]):
+        done = run(*arguments)
+        assert done.exit_code == 2
+        assert "Commands:" in done.stderr
+
+
+def test_an_output_folder_that_exists(train: Callable[..., list[object]], tmp_path: Path) -> None:
+    """With something else inside it is refused before the first step, and stays."""
+    output = tmp_path / "photos"
+    output.mkdir()
+    (output / "cat.jpg").write_bytes(b"cat")
+    before = snapshot(tmp_path)
+    line = refused(1, *train(output=output))
+    assert "photos: exists and is not an adapter's folder. Choose another --output." in line
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("option", ["--output", "--checkpoint-dir"])
+def test_a_read_only_disk(
+    train: Callable[..., list[object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    """Is told before the first step, not when an hour of training is to be saved."""
+    mkdir = os.mkdir
+
+    def read_only(path: object, *rest: object) -> None:
+        if "/frozen/" in str(path):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        mkdir(path, *rest)
+
+    (tmp_path / "frozen").mkdir()
+    before = snapshot(tmp_path)
+    monkeypatch.setattr(store.os, "mkdir", read_only)
+    monkeypatch.setattr("edgepeft.cli.commands.load", None)
+    line = refused(1, *train(option, tmp_path / "frozen" / "deep" / "er"))
+    assert "Read-only file system. The disk is read-only: write elsewhere; nothing was changed." in line
+    assert snapshot(tmp_path) == before
+
+
+def test_merge_and_export_on_a_read_only_disk(
+    handmade: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same line from each command that writes."""
+    bundle, output = handmade / "chat", tmp_path / "out"
+    adapter = bundle / "adapters" / "initial"
+
+    def read_only(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(store.os, "mkdir", read_only)
+    monkeypatch.setattr(store.os, "open", read_only_for_writing(os.open))
+    commands = [["merge", adapter, "--output", output]]
+    commands += [
+        ["export", bundle, adapter, output, "--format", kind] for kind in ("peft", "onnx_adapter", "onnx")
+    ]
+    for command in commands:
+        assert "The disk is read-only: write elsewhere" in refused(1, "adapter", *command)
+    assert snapshot(tmp_path) == {}
+
+
+def read_only_for_writing(real: Callable[..., int]) -> Callable[..., int]:
+    """`os.open` as a read-only disk has it."""
+
+    def opened(path: object, flags: int, *rest: object, **more: object) -> int:
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return real(path, flags, *rest, **more)
+
+    return opened
+
+
+def test_the_place_is_probed_and_left_as_it_was(tmp_path: Path) -> None:
+    """No folder above the output is made before there is something to write."""
+    store.check_writable(tmp_path / "a" / "b" / "c")
+    assert snapshot(tmp_path) == {}
+
+
+def test_a_failure_that_nobody_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line even then, with the way to more; --debug shows it, in groups of commands too."""
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("division\nby zero")
+
+    monkeypatch.setattr("edgepeft.cli.adapter.Adapter.load", broken)
+    line = refused(1, "adapter", "show", ".")
+    assert "ZeroDivisionError: division by zero. Run `edgepeft --debug ...` for its traceback." in line
+    assert isinstance(run("--debug", "adapter", "show", ".").exception, ZeroDivisionError)
