@@ -51,6 +51,21 @@ OPTIMIZERS = {
     ),
 }
 
+_SCALARS = {LOSS, WEIGHT, ACCUMULATED_WEIGHT, STEP, GRADIENT_NORM}
+_SCALARS |= {setting for optimizer in OPTIMIZERS.values() for setting in optimizer.settings}
+_PREFIXES = {"gradient", "accumulated", "new"} | {slot for each in OPTIMIZERS.values() for slot in each.slots}
+
+
+def is_given(name: str) -> bool:
+    """Whether evaluation or training gives an output of that name, so that no input or output of a model may have it."""
+    return name in (LOSS, WEIGHT) or name.startswith(gradient(""))
+
+
+def is_reserved(name: str) -> bool:
+    """Whether the graphs of every bundle use a name, or names like it, so that no adapter tensor may have it."""
+    prefix, dot, _ = name.partition(".")
+    return name in _SCALARS or (bool(dot) and prefix in _PREFIXES)
+
 
 def update_graph(optimizer: str) -> str:
     """The graph that makes an optimizer's update."""

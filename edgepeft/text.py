@@ -116,9 +116,12 @@ def _tokenizer(content: str) -> "Tokenizer":
             "text needs the tokenizers package. Install it: pip install 'edgepeft[text]'."
         ) from error
     try:
-        return Tokenizer.from_str(content)
+        tokenizer = Tokenizer.from_str(content)
     except Exception as error:  # tokenizers raises Exception itself
         raise BundleError(f"{names.TOKENIZER}: not a tokenizer: {error}. Export the bundle again.") from error
+    tokenizer.no_padding()  # a batch is padded to its own longest row
+    tokenizer.no_truncation()  # a row that is too long is refused, not cut
+    return tokenizer
 
 
 def render(template: str, messages: Sequence[Message], **values: Any) -> str:

@@ -26,7 +26,7 @@ from edgepeft_export.decode import trace_decode
 from edgepeft_export.errors import ExportError
 from edgepeft_export.losses import as_loss
 from edgepeft_export.lower import lower
-from edgepeft_export.pack import Contents, rename, separate, split, write
+from edgepeft_export.pack import Contents, make_names_unique, rename, separate, split, write
 from edgepeft_export.trace import StepModule, Trace, trace
 from edgepeft_export.verify import Report, verify
 
@@ -88,7 +88,7 @@ def export(
         raise ExportError("pack", f"{output} exists. Give another folder, or remove it first.")
     axes = dict(dynamic_axes) if dynamic_axes is not None else default_axes(example_inputs)
     tell("attach")
-    attached = attach(model, adapter, seed)
+    attached = attach(model, adapter, seed, list(example_inputs))
     with as_traced(attached.model):
         step = StepModule(attached.model, as_loss(loss), (names.LABELS,))
         tell("trace")
@@ -143,9 +143,8 @@ def verify_model(
         ExportError: The bundle differs from PyTorch; the message holds the table.
     """
     config = bundle.initial_adapter().config
-    attached = attach(
-        model, config if config.get("peft_type") and not isinstance(model, PeftModel) else None, 0
-    )
+    wrapped = isinstance(model, PeftModel) or not config.get("peft_type")
+    attached = attach(model, None if wrapped else config, 0, list(example_inputs))
     axes = dict(dynamic_axes) if dynamic_axes is not None else default_axes(example_inputs)
     with as_traced(attached.model):
         step = StepModule(attached.model, as_loss(loss), (names.LABELS,))
@@ -216,6 +215,7 @@ def _name(
     for value, output in zip(joint.graph.outputs, traced.outputs, strict=True):
         trained = attached.names.get(output.removeprefix(prefix))
         value.name = names.gradient(trained) if output in traced.trainable and trained else output
+    make_names_unique(joint)
     return {
         name: tensors[name] for name in (attached.names[t.removeprefix(prefix)] for t in traced.trainable)
     }

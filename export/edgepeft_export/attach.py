@@ -1,6 +1,6 @@
 """Stage attach: which tensors of a model are trained, and under which names a bundle knows them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +11,7 @@ from peft import PeftConfig, PeftModel, get_peft_config, get_peft_model
 from peft.utils import get_peft_model_state_dict
 from torch import nn
 
+from edgepeft import names
 from edgepeft.tensors import Array
 from edgepeft_export.errors import ExportError
 
@@ -38,17 +39,30 @@ class Attached:
         }
 
 
-def attach(model: nn.Module, adapter: PeftConfig | Mapping[str, Any] | None, seed: int) -> Attached:
+#: What a lone output is called, and what adapter tensors are prefixed with whose name is taken.
+_LOGITS, _PREFIX = "logits", "model."
+
+
+def attach(
+    model: nn.Module,
+    adapter: PeftConfig | Mapping[str, Any] | None,
+    seed: int,
+    inputs: Collection[str] = (),
+) -> Attached:
     """Attaches an adapter with HF PEFT, or takes what is trainable already.
 
     Args:
         model: Any module; its trainable parameters are the adapter if `adapter` is `None`.
         adapter: A PEFT configuration, or one as a mapping with `peft_type`.
         seed: Seed of the adapter's first values.
+        inputs: Names of the batch's tensors, which no adapter tensor may have.
 
     Raises:
-        ExportError: PEFT refused the configuration, or nothing is trainable.
+        ExportError: The model is not float32, PEFT refused the configuration, nothing is trainable, or an input
+            has a name that graphs use.
     """
+    _check_inputs(inputs)
+    _check_dtypes(model)
     if adapter is not None:
         if isinstance(model, PeftModel):
             raise ExportError(
@@ -70,7 +84,41 @@ def attach(model: nn.Module, adapter: PeftConfig | Mapping[str, Any] | None, see
         )
     if isinstance(model, PeftModel):
         return Attached(model, _peft_names(model, trainable), _peft_config(model))
-    return Attached(model, {name: name for name in trainable}, {"peft_type": None})
+    return Attached(model, _free_names(trainable, {*inputs, _LOGITS}), {"peft_type": None})
+
+
+def _check_inputs(inputs: Collection[str]) -> None:
+    for name in inputs:
+        if names.is_given(name):
+            raise ExportError(
+                "attach",
+                f"the input {name!r} has a name that the bundle's graphs give to an output of theirs. Wrap the model in a "
+                "module whose argument is called otherwise.",
+            )
+
+
+def _check_dtypes(model: nn.Module) -> None:
+    """Bundles are float32; a model of less would be refused by a graph's first sum, minutes later."""
+    halves = (torch.float16, torch.bfloat16)
+    tensors = [*model.named_parameters(), *((n, b) for n, b in model.named_buffers() if b.dtype in halves)]
+    for name, tensor in tensors:
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            raise ExportError(
+                "attach",
+                f"{name} is {dtype}; expected a float32 model. Call model.float() before the export.",
+            )
+
+
+def _free_names(parameters: list[str], taken: Collection[str]) -> dict[str, str]:
+    """Names for the bundle: the parameters' own, prefixed where graphs use such a name for something else."""
+    found: dict[str, str] = {}
+    for parameter in parameters:
+        name = parameter
+        while names.is_reserved(name) or name in taken or (name != parameter and name in parameters):
+            name = _PREFIX + name
+        found[parameter] = name
+    return found
 
 
 def _trainable_config(adapter: Mapping[str, Any]) -> PeftConfig:
@@ -80,7 +128,7 @@ def _trainable_config(adapter: Mapping[str, Any]) -> PeftConfig:
 
 def _peft_names(model: PeftModel, trainable: list[str]) -> dict[str, str]:
     """PEFT's key in adapter_model.safetensors of each parameter: the key whose tensor is the parameter."""
-    saved = get_peft_model_state_dict(model)
+    saved = get_peft_model_state_dict(model, adapter_name=model.active_adapter)
     keys = {value.data_ptr(): key for key, value in saved.items() if value.numel()}
     parameters = dict(model.named_parameters())
     suffix = f".{model.active_adapter}"

@@ -123,7 +123,16 @@ def tokenizer_assets(tokenizer: Any) -> dict[str, bytes]:
         raise ExportError(
             "pack", f"{type(tokenizer).__name__} is no fast tokenizer. Use the model's fast one."
         )
-    assets = {names.TOKENIZER: backend.to_str().encode()}
+    assets = {names.TOKENIZER: _unpadded(backend).encode()}
     if isinstance(tokenizer.chat_template, str):
         assets[names.CHAT_TEMPLATE] = tokenizer.chat_template.encode()
     return assets
+
+
+def _unpadded(backend: Any) -> str:
+    """The tokenizer's JSON without its own padding and truncation: batches are padded, and long rows refused."""
+    copy = type(backend).from_str(backend.to_str())
+    copy.no_padding()
+    copy.no_truncation()
+    text: str = copy.to_str()
+    return text

@@ -1,6 +1,7 @@
 """Stage pack: graphs, frozen weights and adapter -> a bundle's folder."""
 
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -235,3 +236,18 @@ def rename(model: ir.Model, renamed: Mapping[str, str], symbols: Mapping[str, st
             for d in value.shape or ()
         ]
         value.shape = ir.Shape(sizes)
+
+
+def make_names_unique(model: ir.Model) -> None:
+    """Renames weights and inner values that have the name of an input or output.
+
+    Raises:
+        ExportError: Two inputs or outputs have one name.
+    """
+    ports = [value.name for value in (*model.graph.inputs, *model.graph.outputs)]
+    twice = next((name for name, count in Counter(ports).items() if count > 1), None)
+    if twice is not None:
+        raise ExportError(
+            "pack", f"the model's output {twice!r} has the name of a trainable tensor. Rename one of them."
+        )
+    common.NameFixPass()(model)

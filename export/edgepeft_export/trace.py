@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.exported_program import _decompose_exported_program
 from torch.export.graph_signature import OutputKind
-from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
+from edgepeft import names
 from edgepeft_export.composites import COMPOSITES
-from edgepeft_export.composites._fx import aten, calls, drop_identities, is_call, replace
+from edgepeft_export.composites._fx import drop_identities
 from edgepeft_export.errors import ExportError
 from edgepeft_export.losses import Loss
 from edgepeft_export.translations import decompositions
@@ -52,8 +52,17 @@ class StepModule(nn.Module):
         """Runs the model on all but the labels, and the loss on both."""
         inputs = {name: value for name, value in batch.items() if name not in self._labels}
         outputs = named_outputs(self.model(**inputs))
+        for name in outputs:
+            if name in batch or names.is_given(name):
+                raise ExportError(
+                    "trace",
+                    f"the model's output {name!r} has the name of an input, or of what every bundle gives besides. "
+                    "Wrap the model in a module that gives it another name.",
+                )
         loss, weight = self._loss(outputs, batch)
-        return {"loss": loss, "weight": weight} | {name: value.detach() for name, value in outputs.items()}
+        return {names.LOSS: loss, names.WEIGHT: weight} | {
+            name: value.detach() for name, value in outputs.items()
+        }
 
 
 def named_outputs(result: Any) -> dict[str, Tensor]:
@@ -106,9 +115,7 @@ def trace(step: StepModule, example: Mapping[str, Tensor], symbols: Mapping[str,
             f"AOTAutograd refused the graph: {_first_line(error)} A trainable tensor that the loss does not depend "
             "on must be frozen (requires_grad=False).",
         ) from error
-    _drop_seed(joint.graph_module)
-    names = _expose_gradients(joint)
-    return Trace(joint, names, tuple(trainable))
+    return Trace(joint, _expose_gradients(joint), tuple(trainable))
 
 
 def export_forward(
@@ -123,6 +130,8 @@ def export_forward(
         # No guard may forbid a batch or length of 1.
         with fx_config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
             program = torch.export.export(module, (dict(batch),), dynamic_shapes=(dynamic,), strict=False)
+    except ExportError:
+        raise
     except Exception as error:
         raise ExportError("trace", f"torch.export refused the model: {_first_line(error)}") from error
     graph = program.graph_module
@@ -146,28 +155,19 @@ def _differentiate(forward: ExportedProgram) -> ExportedProgram:
     return joint
 
 
-def _drop_seed(module: GraphModule) -> None:
-    """Drops the products with the loss's own gradient, which is one."""
-    for seed in calls(module, aten.full_like.default):
-        for product in list(seed.users):
-            others: list[Any] = [value for value in product.args if value is not seed]
-            if seed.args[1] == 1 and is_call(product, aten.mul.Tensor) and len(others) == 1:
-                replace(module, product, others[0])
-
-
 def _expose_gradients(joint: ExportedProgram) -> tuple[str, ...]:
     """Turns gradients into ordinary outputs, which alone the ONNX exporter keeps; returns all names."""
     signature = joint.module_call_graph[0].signature
     assert signature is not None
-    names: list[str] = list(signature.out_spec.context)  # the keys of the dict that StepModule returns
+    outputs: list[str] = list(signature.out_spec.context)  # the keys of the dict that StepModule returns
     for spec in joint.graph_signature.output_specs:
         if spec.kind == OutputKind.GRADIENT_TO_PARAMETER:
             assert spec.target is not None
-            names.append(spec.target)
+            outputs.append(spec.target)
         spec.kind, spec.target = OutputKind.USER_OUTPUT, None
-    assert len(names) == len(joint.graph_signature.output_specs)
-    signature.out_spec = pytree.tree_structure(tuple(range(len(names))))
-    return tuple(names)
+    assert len(outputs) == len(joint.graph_signature.output_specs)
+    signature.out_spec = pytree.tree_structure(tuple(range(len(outputs))))
+    return tuple(outputs)
 
 
 def _first_line(error: Exception) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tokenizers import Tokenizer, models, processors
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 import edgepeft
 from edgepeft.errors import DataError
@@ -83,3 +83,18 @@ def test_a_text_begins_as_the_tokenizer_begins_it(bos: int | None, start: list[i
     assert text.encode_prompt("a") == text.encode_start("a") == [*start, 3]
     assert text.encode("a") == [3]
     assert text.encode_sequence("a") == [1, 3, 2]
+
+
+def test_a_tokenizer_that_pads_and_cuts_by_itself() -> None:
+    """As many sentence models ship it: a text keeps its own length, however it was packed."""
+    made = Tokenizer(models.WordLevel({"<unk>": 0, "a": 1}, unk_token="<unk>"))  # noqa: S106
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.enable_padding(length=6)
+    made.enable_truncation(max_length=4)
+    info = TextInfo(bos_token_id=None, eos_token_ids=[], pad_token_id=0, max_length=8)
+    bundle = SimpleNamespace(
+        manifest=SimpleNamespace(text=info), asset=lambda _: made.to_str().encode(), has_asset=lambda _: False
+    )
+    text = Text(bundle)
+    assert text.encode_sequence("a a") == [1, 1]
+    assert text.encode("a a a a a") == [1] * 5

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,9 @@ from small_models import CHAT_TEMPLATE, byte_tokenizer, tiny_llama
 from transformers import PreTrainedTokenizerFast
 
 import edgepeft
+from edgepeft import names
 from edgepeft.text import render
+from edgepeft_export.hf import tokenizer_assets
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
@@ -39,6 +42,25 @@ def program(name: str) -> str:
     found = re.search(rf"<!-- program: {name} -->\n```python\n(.*?)```", README, re.DOTALL)
     assert found is not None
     return found[1]
+
+
+def test_padding_and_truncation_of_the_tokenizer_stay_behind(folder: Path, tmp_path: Path) -> None:
+    """Sentence models ship a tokenizer that pads each text to a fixed length: a device pads batches, not texts."""
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer
+
+    fixed = tmp_path / "fixed"
+    shutil.copytree(folder, fixed)
+    backend = Tokenizer.from_file(str(fixed / "tokenizer.json"))
+    backend.enable_padding(length=16)
+    backend.enable_truncation(max_length=8)
+    backend.save(str(fixed / "tokenizer.json"))
+    tokenizer = AutoTokenizer.from_pretrained(fixed)
+    before = tokenizer.backend_tokenizer.to_str()
+    written = Tokenizer.from_str(tokenizer_assets(tokenizer)[names.TOKENIZER].decode())
+    assert tokenizer.backend_tokenizer.to_str() == before, "the caller's own tokenizer is left as it was"
+    assert written.encode("spare").ids == Tokenizer.from_str(byte_tokenizer().decode()).encode("spare").ids
+    assert len(written.encode("the spare key").ids) == 13
 
 
 def execute(code: str, folder: Path) -> str:
