@@ -1,5 +1,6 @@
 # Everything from a fresh clone, with python3.11, make and git.
 #   make demo    exports SmolLM2, teaches it facts on a device without torch, shows what it learned
+#   make sample-digits           a reader of digits, adapted to one worn sensor
 #   make test    passes every test
 #   make check   format, lint, types, sizes
 PYTHON ?= python3.11
@@ -13,12 +14,17 @@ export HF_HUB_OFFLINE := 1
 
 BUNDLES := build/test-bundles
 SMOLLM2 := build/smollm2
+SAMPLES := build/samples
 
-.PHONY: demo test check format clean bench
+.PHONY: demo sample-digits test check format clean bench
 
 demo: $(DEVICE)/.ready $(EXPORT)/.ready
 	@$(EXPORT)/bin/python tools/demo.py export $(SMOLLM2)
 	@$(DEVICE)/bin/python tools/demo.py adapt $(SMOLLM2) build/demo
+
+sample-digits: $(DEVICE)/.ready $(EXPORT)/.ready
+	@$(EXPORT)/bin/python samples/digits/workstation.py $(SAMPLES)/digits
+	@$(DEVICE)/bin/python samples/digits/device.py $(SAMPLES)/digits $(SAMPLES)/digits-adapted
 
 test: $(DEVICE)/.ready $(EXPORT)/.ready
 	@echo "== exporting small models for the tests"
