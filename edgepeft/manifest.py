@@ -16,6 +16,7 @@ SCHEMA_VERSION = 1
 
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 _Bytes = Annotated[int, msgspec.Meta(ge=0, le=limits.MAX_BUNDLE_FILE_BYTES)]
+_Pixels = Annotated[int, msgspec.Meta(ge=1, le=limits.MAX_IMAGE_SIDE)]
 _Size = Annotated[int, msgspec.Meta(ge=1)]
 _Sha256 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.MAX_NAME_LENGTH)]
@@ -78,6 +79,17 @@ class TextInfo(_Part, frozen=True):
     max_length: _Size
 
 
+class ImageInfo(_Part, frozen=True):
+    """How an image becomes an input: grey or RGB, resized, scaled to 0..1, and (x - mean) / std by channel."""
+
+    input: _Name
+    channels: Literal[1, 3]
+    height: _Pixels
+    width: _Pixels
+    mean: list[float]
+    std: list[float]
+
+
 class FileInfo(_Part, frozen=True):
     """Size in bytes and SHA-256 of a file."""
 
@@ -100,6 +112,7 @@ class Manifest(_Part, frozen=True):
     training: dict[str, int | float]
     files: dict[str, FileInfo]
     made_by: dict[str, str]
+    image: ImageInfo | None = None
 
     @property
     def adapter_names(self) -> tuple[str, ...]:
@@ -154,7 +167,15 @@ def decode(content: bytes | memoryview, where: str = names.MANIFEST) -> Manifest
         raise BundleError(
             f"{where}: not a valid manifest: {error}. Copy or export the bundle again."
         ) from error
-    for check in (_check_paths, _check_graphs, _check_adapter, _check_decode, _check_labels, _check_base_id):
+    for check in (
+        _check_paths,
+        _check_graphs,
+        _check_adapter,
+        _check_decode,
+        _check_labels,
+        _check_image,
+        _check_base_id,
+    ):
         check(manifest, where)
     return manifest
 
@@ -263,6 +284,34 @@ def _check_labels(manifest: Manifest, where: str) -> None:
         raise BundleError(
             f"{where}: names {len(manifest.labels)} classes, the graph has {manifest.classes}. Export the bundle again."
         )
+
+
+def _check_image(manifest: Manifest, where: str) -> None:
+    """The images that are prepared are images that the model takes."""
+    image = manifest.image
+    if image is None:
+        return
+    ports = {port.name: port for port in manifest.data_inputs(names.INFER)}
+    port = ports.get(image.input)
+    shape = [image.channels, image.height, image.width]
+    if port is None or port.dtype != "float32" or not _takes(port, shape):
+        got = f"{port.dtype} {port.shape}" if port else "no such input"
+        raise BundleError(
+            f"{where}: image prepares {image.input!r} as float32 {shape}, but graph {names.INFER!r} has {got}. "
+            "Export the bundle again."
+        )
+    if not len(image.mean) == len(image.std) == image.channels or min(image.std) <= 0:
+        raise BundleError(
+            f"{where}: image needs a mean and a std above 0 for each of {image.channels} channels. Export it again."
+        )
+
+
+def _takes(port: Port, shape: list[int]) -> bool:
+    """Whether a graph's input takes rows of a shape."""
+    pairs = zip(port.shape[1:], shape, strict=False)
+    return len(port.shape) == len(shape) + 1 and all(
+        isinstance(size, str) or size == wanted for size, wanted in pairs
+    )
 
 
 def _check_base_id(manifest: Manifest, where: str) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import edgepeft_export
 from edgepeft import names
-from edgepeft.manifest import TextInfo
+from edgepeft.manifest import ImageInfo, TextInfo
 
 #: Three special tokens, 256 bytes, one to spare.
 VOCABULARY = 260
@@ -202,6 +202,7 @@ RECIPES: dict[str, Callable[[], Mapping[str, Any]]] = {
         "example_inputs": image_batch(),
         "loss": "cross_entropy",
         "adapter": lora("conv1", "conv2", "head"),
+        "image": ImageInfo(input="image", channels=1, height=8, width=8, mean=[0.5], std=[0.25]),
     },
 }
 

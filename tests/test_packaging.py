@@ -76,9 +76,9 @@ def test_both_commands_are_declared(wheel: zipfile.ZipFile) -> None:
     assert {"edgepeft/cli/__init__.py", "edgepeft_export/cli.py"} <= set(wheel.namelist())
 
 
-@pytest.mark.parametrize("extra", [None, "text"])
+@pytest.mark.parametrize("extra", [None, "text", "images"])
 def test_a_device_gets_nothing_of_the_workstation(metadata: email.message.Message, extra: str | None) -> None:
-    """Neither `pip install edgepeft` nor `edgepeft[text]` asks for torch, onnx or their company."""
+    """Neither `pip install edgepeft` nor its extras `text` and `images` ask for torch, onnx or their company."""
     asked = requirements(metadata, extra)
     assert asked, "no requirement was found at all"
     assert not asked & WORKSTATION_ONLY

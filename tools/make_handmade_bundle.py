@@ -210,7 +210,13 @@ def tokenizer() -> bytes:
 
 
 def _contents(name: str, task: str, loss: str, assets: Mapping[str, bytes], **more: Any) -> Contents:
-    facts: dict[str, Any] = {"text": None, "labels": None, "training": {}, "parameters": 0} | more
+    facts: dict[str, Any] = {
+        "text": None,
+        "image": None,
+        "labels": None,
+        "training": {},
+        "parameters": 0,
+    } | more
     return Contents(name=name, architecture="Handmade", task=task, loss=loss, assets=assets, **facts)
 
 

@@ -5,13 +5,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from edgepeft import names
+from edgepeft.data import files, npy
 from edgepeft.data.contract import Data, Records
 from edgepeft.data.csv_files import CsvFile
 from edgepeft.data.dataset import Dataset
 from edgepeft.data.encode import Encoder
+from edgepeft.data.images import ImageFolder
 from edgepeft.data.in_memory import Columns, Rows
 from edgepeft.data.json_lines import JsonLines
 from edgepeft.data.lines import IndexedFile
+from edgepeft.data.npy import NpyFiles
+from edgepeft.errors import DataError
 from edgepeft.manifest import Manifest
 from edgepeft.text import Text
 
@@ -46,6 +50,9 @@ def open_dataset(
 def _records(data: Data, encoder: Encoder) -> Records:
     if isinstance(data, str | os.PathLike):
         path = Path(data)
+        with files.refusals(path):
+            if path.is_dir():
+                return _folder(path, encoder)
         return _FILES.get(path.suffix.lower(), _json_lines)(path, encoder)
     return Columns(data) if isinstance(data, Mapping) else Rows(data)
 
@@ -61,5 +68,31 @@ def _csv(path: Path, encoder: Encoder) -> Records:
     )
 
 
+def _npy(path: Path, encoder: Encoder) -> Records:
+    if len(encoder.ports) != 1:
+        inputs = ", ".join(f"{port.name}{npy.SUFFIX}" for port in encoder.ports)
+        raise DataError(f"{path}: is one array; the model takes several. Put {inputs} into a folder.")
+    return NpyFiles(str(path), {encoder.ports[0].name: path})
+
+
+def _folder(path: Path, encoder: Encoder) -> Records:
+    """Arrays where there is one; else images by class."""
+    if any(entry.name.endswith(npy.SUFFIX) for entry in files.entries(path)):
+        arrays = npy.in_folder(path)
+        try:
+            encoder.check(dict.fromkeys(arrays))
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+        return NpyFiles(str(path), arrays)
+    image = encoder.manifest.image
+    if image is None:
+        raise DataError(
+            f"{path}: is a folder without .npy files, and this bundle does not say how images are prepared. "
+            "Export it with `image`, or give arrays."
+        )
+    labelled = any(port.name == names.LABELS for port in encoder.ports)
+    return ImageFolder(path, image, encoder.classes or [], labelled=labelled)
+
+
 #: By the end of a file's name; any other is JSON Lines.
-_FILES: dict[str, Callable[[Path, Encoder], Records]] = {".csv": _csv}
+_FILES: dict[str, Callable[[Path, Encoder], Records]] = {".csv": _csv, npy.SUFFIX: _npy}

@@ -49,6 +49,7 @@ def export(
     name: str | None = None,
     labels: Sequence[str] | None = None,
     text: schema.TextInfo | None = None,
+    image: schema.ImageInfo | None = None,
     assets: Mapping[str, bytes] | None = None,
     training: Mapping[str, int | float] | None = None,
     dynamic_axes: Mapping[str, Mapping[int, str]] | None = None,
@@ -68,6 +69,7 @@ def export(
         name: What the model is called; by default its class, or its folder.
         labels: Names of the classes, in order.
         text: Token ids and length that a tokenizer has to know.
+        image: How a device makes an input of an image file.
         assets: Files to carry along, by path in the bundle, such as "assets/tokenizer.json".
         training: Defaults for `TrainingArguments`, such as {"learning_rate": 2e-4}.
         dynamic_axes: Names of the axes that vary, by input. By default axis 0 is "batch", and axis 1 of tokens,
@@ -111,6 +113,7 @@ def export(
             task=task,
             loss=loss if isinstance(loss, str) else "custom",
             text=text,
+            image=image,
             labels=labels,
             training=training or {},
             assets=assets or {},

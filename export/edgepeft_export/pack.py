@@ -45,6 +45,7 @@ class Contents:
     task: str
     loss: str
     text: schema.TextInfo | None
+    image: schema.ImageInfo | None
     labels: Sequence[str] | None
     training: Mapping[str, int | float]
     assets: Mapping[str, bytes]
@@ -198,6 +199,7 @@ def _manifest(
         training=dict(contents.training),
         files=files,
         made_by={package: version(package) for package in _MADE_BY},
+        image=contents.image,
     )
 
 

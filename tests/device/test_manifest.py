@@ -31,6 +31,17 @@ def test_a_manifest_comes_back(manifest: Manifest) -> None:
     assert json.loads(content)["adapter"]["tensors"][0]["name"] == LORA_A
 
 
+def test_images_are_described(manifest: Manifest) -> None:
+    """The field may be missing, as in bundles that take no images, and comes back where it is there."""
+    content = json.loads(schema.encode(manifest))
+    del content["image"]
+    assert schema.decode(json.dumps(content).encode()).image is None
+    _image(width=4096)(content)
+    image = schema.decode(json.dumps(content).encode()).image
+    assert image is not None
+    assert (image.channels, image.width, image.mean) == (3, 4096, [0.5, 0.5, 0.5])
+
+
 def test_a_manifest_is_read_only(manifest: Manifest) -> None:
     """What was verified stays what was verified."""
     with pytest.raises(AttributeError, match="immutable"):
@@ -76,6 +87,19 @@ def _replace(path: str, value: object) -> Change:
     return change
 
 
+def _image(**changes: object) -> Change:
+    """Makes the graphs take images, and says how one is prepared."""
+    image = {"input": "image", "channels": 3, "height": 8, "width": 8, "mean": [0.5] * 3, "std": [0.5] * 3}
+
+    def change(content: dict[str, Any]) -> None:
+        port = {"name": "image", "dtype": "float32", "shape": ["batch", 3, 8, "width"]}
+        for graph in content["graphs"].values():
+            graph["inputs"].append(port)
+        content["image"] = image | changes
+
+    return change
+
+
 WRONG: dict[str, tuple[Change, str]] = {
     # versions
     "no version": (
@@ -116,7 +140,24 @@ WRONG: dict[str, tuple[Change, str]] = {
         "Expected `int` <= 68719476736",
     ),
     "name of 513 letters": (_replace("adapter/tensors/0/name", "a" * 513), "length <= 512"),
+    "image of two channels": (_image(channels=2), "Invalid enum value 2"),
+    "image without width": (_image(width=0), "Expected `int` >= 1"),
+    "image too large": (_image(height=5000), "Expected `int` <= 4096"),
     # contradictions
+    "image of another height": (
+        _image(height=9),
+        r"image prepares 'image' as float32 \[3, 9, 8\], but graph 'infer' has float32 \['batch', 3, 8, 'width'\]",
+    ),
+    "image for no input": (_image(input="picture"), "prepares 'picture' as .* has no such input"),
+    "image for tokens": (_image(input="input_ids"), "prepares 'input_ids' as .* has int64"),
+    "image with two means": (
+        _image(mean=[0.5, 0.5]),
+        "needs a mean and a std above 0 for each of 3 channels",
+    ),
+    "image with a std of 0": (
+        _image(std=[0.5, 0, 0.5]),
+        "needs a mean and a std above 0 for each of 3 channels",
+    ),
     "no infer graph": (lambda content: content["graphs"].pop("infer"), "has no graph 'infer'"),
     "graph in no file": (
         _replace("graphs/train/file", "graphs/x.onnx"),
