@@ -233,7 +233,8 @@ def check_fits(adapter: Adapter, manifest: Manifest, initial: Adapter) -> None:
     expected = {tensor.name: tuple(tensor.shape) for tensor in manifest.adapter.tensors}
     _check_names(list(adapter.tensors), list(expected))
     for name, shape in expected.items():
-        _check_tensor(name, adapter.tensors[name], shape)
+        _check_form(name, adapter.tensors[name], shape)
+    check_values(adapter.tensors)
 
 
 def _check_labels(labels: tuple[str, ...] | None, manifest: Manifest) -> None:
@@ -309,7 +310,7 @@ def _check_names(given: list[str], expected: list[str]) -> None:
         )
 
 
-def _check_tensor(name: str, value: Array, shape: tuple[int, ...]) -> None:
+def _check_form(name: str, value: Array, shape: tuple[int, ...]) -> None:
     if value.dtype != np.float32:
         raise AdapterError(
             f"tensor {name!r} is {value.dtype}, expected float32. Save the adapter in float32."
@@ -318,11 +319,22 @@ def _check_tensor(name: str, value: Array, shape: tuple[int, ...]) -> None:
         transposed = value.ndim > 1 and value.shape == shape[::-1]
         todo = "It is transposed: save it as PEFT does." if transposed else "Was it made for another model?"
         raise AdapterError(f"tensor {name!r} has shape {value.shape}, expected {shape}. {todo}")
-    if not np.isfinite(value).all():
-        raise AdapterError(f"tensor {name!r} holds NaN or infinity. The training that made it went wrong.")
-    largest = float(np.abs(value).max(initial=0.0))
-    if largest > limits.MAX_ADAPTER_MAGNITUDE:
-        raise AdapterError(
-            f"tensor {name!r} holds {largest:.3g}, expected at most {limits.MAX_ADAPTER_MAGNITUDE:g}. "
-            "The training that made it diverged."
-        )
+
+
+def check_values(values: Mapping[str, Array]) -> None:
+    """Checks that an adapter's numbers can be computed with.
+
+    Raises:
+        AdapterError: One is not finite, or absurdly large.
+    """
+    for name, value in values.items():
+        if not np.isfinite(value).all():
+            raise AdapterError(
+                f"tensor {name!r} holds NaN or infinity. The training that made it went wrong."
+            )
+        largest = float(np.abs(value).max(initial=0.0))
+        if largest > limits.MAX_ADAPTER_MAGNITUDE:
+            raise AdapterError(
+                f"tensor {name!r} holds {largest:.3g}, expected at most {limits.MAX_ADAPTER_MAGNITUDE:g}. "
+                "The training that made it diverged."
+            )

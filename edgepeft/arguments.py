@@ -26,7 +26,8 @@ class TrainingArguments:
         warmup_steps: Updates in which the learning rate rises from 0.
         epochs: Passes over the data; give this or `max_steps`.
         max_steps: Updates to make.
-        max_seconds: Stop after the step in which the call of `fit` has taken so long; a limit besides the others.
+        max_seconds: Stop after the step in which the call of `fit`, reading included, has taken so long; a limit
+            besides the others.
         batch_size: Rows that are run at once.
         gradient_accumulation: Batches that make one update, each weighted by the tokens or rows it counts.
         beta1: Decay of AdamW's mean of gradients.

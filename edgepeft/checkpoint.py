@@ -16,7 +16,8 @@ from edgepeft.tensors import Array
 _KEY = "edgepeft.run"
 _LOSSES = "history.losses"
 _EVALUATION = "history.evaluation_losses"
-#: Kind of slot, as it were, of the best adapter so far.
+#: Every tensor's name begins with its kind: these two or one of the optimizer's slots, so that none is two things.
+_ADAPTER = "adapter"
 _BEST = "best"
 
 
@@ -27,6 +28,7 @@ class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         base_id: The bundle's base.
         arguments: The training arguments; `optimizer` says which slots there are.
         data: Fingerprint of the training rows.
+        held_out: Fingerprint of the held-out rows, if there were any so far.
         step: Updates done.
         seconds: Time spent in updates.
     """
@@ -34,8 +36,15 @@ class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     base_id: str
     arguments: dict[str, int | float | str | bool | None]
     data: str
+    held_out: str | None
     step: int
     seconds: float
+
+
+class _Record(Run, frozen=True, forbid_unknown_fields=True):
+    """What the file says about itself: the run, and whether the best adapter so far is in it."""
+
+    best: bool
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,7 @@ class History:
     Attributes:
         losses: Loss of each update.
         evaluation_losses: Step and loss of each evaluation.
-        best: The adapter with the lowest of these, if the run keeps it.
+        best: The adapter with the lowest of these, if the run keeps it and one was a number.
     """
 
     losses: list[float]
@@ -67,10 +76,10 @@ def save(path: Path, run: Run, history: History, state: TrainState) -> None:
         _LOSSES: np.array(history.losses, dtype=np.float64),
         _EVALUATION: np.array(history.evaluation_losses, dtype=np.float64).reshape(-1, 2),
     }
-    kept = dict(state.slots) | ({} if history.best is None else {_BEST: history.best})
-    arrays |= state.adapter
-    arrays |= {names.slot(kind, name): value for kind, slot in kept.items() for name, value in slot.items()}
-    store.write_file(path, tensors.serialize(arrays, {_KEY: msgspec.json.encode(run).decode()}))
+    kinds = {_ADAPTER: state.adapter, **state.slots} | ({} if history.best is None else {_BEST: history.best})
+    arrays |= {names.slot(kind, name): value for kind, kept in kinds.items() for name, value in kept.items()}
+    record = _Record(**msgspec.structs.asdict(run), best=history.best is not None)
+    store.write_file(path, tensors.serialize(arrays, {_KEY: msgspec.json.encode(record).decode()}))
 
 
 def load(path: str | os.PathLike[str], adapter_names: tuple[str, ...]) -> tuple[Run, History, TrainState]:
@@ -83,22 +92,25 @@ def load(path: str | os.PathLike[str], adapter_names: tuple[str, ...]) -> tuple[
     content = store.read_once(Path(path), limits.MAX_CHECKPOINT_BYTES, CheckpointError)
     arrays, metadata = tensors.parse_checked(content, where, CheckpointError)
     try:
-        run = msgspec.json.decode(metadata.get(_KEY, ""), type=Run)
-        optimizer = str(run.arguments["optimizer"])
-        kinds = names.OPTIMIZERS[optimizer].slots
+        record = msgspec.json.decode(metadata.get(_KEY, ""), type=_Record)
+        optimizer = str(record.arguments["optimizer"])
+        slots = names.OPTIMIZERS[optimizer].slots
     except (msgspec.DecodeError, KeyError) as error:
         raise CheckpointError(f"{where}: is no checkpoint of edgepeft: {error}.") from error
+    kinds = (_ADAPTER, *slots, *([_BEST] if record.best else []))
     shapes = {name: array.shape for name, array in arrays.items()}
-    kept = (*kinds, _BEST) if any(name.startswith(f"{_BEST}.") for name in arrays) else kinds
-    expected = {name: shapes.get(name) for name in adapter_names}
-    expected |= {names.slot(kind, name): shapes.get(name) for kind in kept for name in adapter_names}
-    expected |= {_LOSSES: (run.step,), _EVALUATION: (*shapes.get(_EVALUATION, ())[:1], 2)}
+    expected = {
+        names.slot(kind, name): shapes.get(names.slot(_ADAPTER, name))
+        for kind in kinds
+        for name in adapter_names
+    }
+    expected |= {_LOSSES: (record.step,), _EVALUATION: (*shapes.get(_EVALUATION, ())[:1], 2)}
     if shapes != expected:
         raise CheckpointError(
             f"{where}: its tensors are not the bundle's. Resume with the bundle it was made on."
         )
-    slots = {kind: {name: arrays[names.slot(kind, name)] for name in adapter_names} for kind in kept}
+    kept = {kind: {name: arrays[names.slot(kind, name)] for name in adapter_names} for kind in kinds}
     evaluations = [(int(step), float(loss)) for step, loss in arrays[_EVALUATION]]
-    history = History(arrays[_LOSSES].tolist(), evaluations, slots.pop(_BEST, None))
-    adapter = {name: arrays[name] for name in adapter_names}
-    return run, history, TrainState(optimizer, adapter, slots, run.step)
+    history = History(arrays[_LOSSES].tolist(), evaluations, kept.pop(_BEST, None))
+    run = Run(**{field: getattr(record, field) for field in Run.__struct_fields__})
+    return run, history, TrainState(optimizer, kept.pop(_ADAPTER), kept, record.step)

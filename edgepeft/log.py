@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import time
 from io import FileIO
@@ -14,10 +15,10 @@ from edgepeft.training import Callback, TrainingResult
 
 
 class JsonLinesLog(Callback):
-    """Appends every event of a run to a file; a resumed run goes on in it.
+    """Appends every event of a run to a file; a resumed run goes on in it, and so does the next run.
 
     Each line has `event` ("begin", "step", "evaluate" or "end"), `time` in seconds since 1970, and the event's own
-    values.
+    values; a loss that is no number is null.
 
     Args:
         path: The file; made if it is not there.
@@ -28,13 +29,12 @@ class JsonLinesLog(Callback):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
-        try:
-            self._file = FileIO(self._path, "a")  # no buffer, which closing would try to write again
-        except OSError as error:
-            raise self._refused(error) from error
+        self._file = self._opened()
 
     def on_train_begin(self, total_steps: int, first_step: int) -> None:
         """Writes how long the run is, and where it begins."""
+        if self._file.closed:
+            self._file = self._opened()
         self._write("begin", total_steps=total_steps, first_step=first_step)
 
     def on_step_end(self, step: int, result: StepResult) -> None:
@@ -67,7 +67,8 @@ class JsonLinesLog(Callback):
         self._file.close()
 
     def _write(self, event: str, **values: Any) -> None:
-        line = json.dumps({"event": event, "time": time.time()} | values).encode() + b"\n"
+        told = {name: _json_number(value) for name, value in values.items()}
+        line = json.dumps({"event": event, "time": time.time()} | told, allow_nan=False).encode() + b"\n"
         try:
             written = self._file.write(line)
         except OSError as error:
@@ -75,5 +76,16 @@ class JsonLinesLog(Callback):
         if written < len(line):
             raise self._refused(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
 
+    def _opened(self) -> FileIO:
+        try:
+            return FileIO(self._path, "a")  # no buffer, which closing would try to write again
+        except OSError as error:
+            raise self._refused(error) from error
+
     def _refused(self, error: OSError) -> StorageError:
         return StorageError(f"{self._path}: cannot be written: {error.strerror}. Choose another file.")
+
+
+def _json_number(value: Any) -> Any:
+    """JSON has no NaN and no infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -14,11 +14,11 @@ from typing import Literal
 import msgspec
 
 from edgepeft import checkpoint, memory, names, signals
-from edgepeft.adapter import Adapter
+from edgepeft.adapter import Adapter, check_values
 from edgepeft.arguments import TrainingArguments, steps_per_epoch, total_steps
 from edgepeft.data import Data, Dataset, rows_of_step
 from edgepeft.engines.base import StepResult, TrainState
-from edgepeft.errors import ArgumentError, CheckpointError
+from edgepeft.errors import AdapterError, ArgumentError, CheckpointError, EdgepeftError, TrainingError
 from edgepeft.model import Model
 
 #: Name of the checkpoint in its folder.
@@ -67,7 +67,10 @@ class TrainingResult:
 
 
 class Callback:
-    """Told what happens during training; override what you need."""
+    """Told what happens during training; override what you need.
+
+    An error that one raises ends the run: a checkpoint of what was done is written first, if there is a folder for it.
+    """
 
     def on_train_begin(self, total_steps: int, first_step: int) -> None:
         """Before the first step; `first_step` is larger than 1 in a resumed run."""
@@ -79,10 +82,10 @@ class Callback:
         """After an evaluation."""
 
     def on_train_end(self, result: TrainingResult) -> None:
-        """After the last step."""
+        """After the last step; the model uses the trained adapter already, and the checkpoint is written."""
 
     def close(self) -> None:
-        """After all else, also when training failed: give back what you hold, such as a file or the terminal."""
+        """After all else, also when training failed or never began: give back a file, say, or the terminal."""
 
 
 class Trainer:
@@ -128,48 +131,62 @@ class Trainer:
             DataError: A row is unusable; the message says which. Data that streams can tell it in the middle of a
                 run; the last checkpoint stays.
             NonFiniteLossError: The loss became NaN or infinite; the model keeps the adapter it had.
+            TrainingError: The adapter's values grew beyond use; likewise.
             CheckpointError: The checkpoint is of another run.
             StorageError: The checkpoint could not be written; the one before is untouched.
         """
+        started = time.monotonic()
+        self._stop.clear()
+        with contextlib.ExitStack() as stack:
+            for callback in callbacks:
+                stack.callback(callback.close)
+            self._check_needs(eval_data, checkpoint_dir, resume=resume)
+            most = self.arguments.max_length
+            rows = self.model.open_data(train_data, most)
+            if self.arguments.group_by_length and not rows.varies:
+                raise ArgumentError("group_by_length is for rows that have a length; this model's have none.")
+            held_out = None if eval_data is None else self.model.open_data(eval_data, most)
+            path = None if checkpoint_dir is None else Path(checkpoint_dir) / CHECKPOINT
+            run, history, state = self._start(rows, held_out, path if resume else None)
+            loop = _Loop(self.model, self.arguments, rows, held_out, callbacks, path, run, history, state)
+            stack.enter_context(signals.first_calls(self.stop))
+            result = loop.run_to_end(self._stop, started)
+            self.model.use(result.adapter)
+            with contextlib.ExitStack() as ending:  # each is told, also if one fails
+                for callback in reversed(callbacks):
+                    ending.callback(callback.on_train_end, result)
+        return result
+
+    def _check_needs(
+        self, eval_data: Data | None, checkpoint_dir: str | os.PathLike[str] | None, *, resume: bool
+    ) -> None:
         if resume and checkpoint_dir is None:
             raise ArgumentError("resume needs checkpoint_dir, the folder of the checkpoint.")
         for name in ("load_best_model_at_end", "early_stopping_patience"):
             if eval_data is None and getattr(self.arguments, name):
                 raise ArgumentError(f"{name} needs eval_data, the rows to measure the loss on.")
-        self._stop.clear()
-        rows = self.model.open_data(train_data, self.arguments.max_length)
-        if self.arguments.group_by_length and not rows.varies:
-            raise ArgumentError("group_by_length is for rows that have a length; this model's have none.")
-        held_out = None if eval_data is None else self.model.open_data(eval_data, self.arguments.max_length)
-        run, history, state = self._start(rows, checkpoint_dir, resume=resume)
-        path = None if checkpoint_dir is None else Path(checkpoint_dir) / CHECKPOINT
-        loop = _Loop(self.model, self.arguments, rows, held_out, callbacks, path, run, history, state)
-        with signals.first_calls(self.stop), contextlib.ExitStack() as stack:
-            for callback in callbacks:
-                stack.callback(callback.close)
-            result = loop.run_to_end(self._stop)
-            self.model.use(result.adapter)
-            for callback in callbacks:
-                callback.on_train_end(result)
-        return result
 
     def _start(
-        self, rows: Dataset, checkpoint_dir: str | os.PathLike[str] | None, *, resume: bool
+        self, rows: Dataset, held_out: Dataset | None, path: Path | None
     ) -> tuple[checkpoint.Run, checkpoint.History, TrainState]:
-        """The run's beginning: from the model's adapter, or where the checkpoint left it."""
+        """The run's beginning: from the model's adapter, or where the checkpoint at `path` left it."""
         manifest = self.model.bundle.manifest
         arguments = {
             name: None if value == math.inf else value  # JSON has no infinity
             for name, value in dataclasses.asdict(self.arguments).items()
         }
-        fresh = checkpoint.Run(manifest.base_id, arguments, rows.fingerprint(), 0, 0.0)
-        path = None if checkpoint_dir is None else Path(checkpoint_dir) / CHECKPOINT
-        if resume and path is not None and path.exists():
+        fresh = checkpoint.Run(
+            base_id=manifest.base_id,
+            arguments=arguments,
+            data=rows.fingerprint(),
+            held_out=None if held_out is None else held_out.fingerprint(),
+            step=0,
+            seconds=0.0,
+        )
+        if path is not None and path.exists():
             run, history, state = checkpoint.load(path, manifest.adapter_names)
             _check_same(run, fresh, path)
-            if self.arguments.load_best_model_at_end and history.best is None:
-                raise CheckpointError(f"{path}: lacks the best adapter so far. Start afresh.")
-            return run, history, state
+            return msgspec.structs.replace(run, held_out=run.held_out or fresh.held_out), history, state
         state = TrainState.fresh(self.arguments.optimizer, self.model.adapter.tensors)
         return fresh, checkpoint.History([], [], None), state
 
@@ -181,6 +198,10 @@ def _check_same(run: checkpoint.Run, fresh: checkpoint.Run, path: Path) -> None:
     if run.data != fresh.data:
         raise CheckpointError(
             f"{path}: was made with other training data. Resume with that data, or start afresh."
+        )
+    if None not in (run.held_out, fresh.held_out) and run.held_out != fresh.held_out:
+        raise CheckpointError(
+            f"{path}: was made with other held-out data. Resume with that data or with none, or start afresh."
         )
     for name, value in fresh.arguments.items():
         if name not in _MAY_CHANGE and run.arguments.get(name) != value:
@@ -214,7 +235,7 @@ class _Loop:
         self._path = path
         self._run = run
         self._stepper = model.engine.stepper(state)
-        self._step = run.step
+        self._step = self._saved = run.step
         self._history = history
         self._seconds = run.seconds
         each = steps_per_epoch(len(rows), arguments)
@@ -223,21 +244,35 @@ class _Loop:
         self._samples = 0
         self._tokens = 0
 
-    def run_to_end(self, stop: threading.Event) -> TrainingResult:
-        """Steps until there is a reason to stop, then saves and measures."""
-        started = time.monotonic()
+    def run_to_end(self, stop: threading.Event, started: float) -> TrainingResult:
+        """Steps until there is a reason to stop, then saves and measures.
+
+        An error of a callback, of the disk or of a step leaves a checkpoint of what was done before it. Ctrl-C that
+        comes as an exception does not: it is a second one, and wants the end at once.
+        """
+        try:
+            return self._steps(stop, started)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            if self._step > self._saved:
+                try:
+                    self._save()
+                except EdgepeftError as second:
+                    error.add_note(f"Nor could the checkpoint be written: {second}")
+            raise
+
+    def _steps(self, stop: threading.Event, started: float) -> TrainingResult:
         for callback in self._callbacks:
             callback.on_train_begin(self._total, self._step + 1)
-        if self._step == 0:
-            self._evaluate()
+        self._evaluate_if_due()
         while (reason := self._reason_to_stop(stop, time.monotonic() - started)) is None:
             self._advance()
-            if _due(self._step, self._arguments.evaluate_every) and self._step < self._total:
-                self._evaluate()
+            self._evaluate_if_due()
             if _due(self._step, self._arguments.checkpoint_every) and self._step < self._total:
                 self._save()
         self._save()  # before the last evaluation, which a run that is resumed here would not have made
-        if reason != "stopped" and not self._evaluated():
+        if reason != "stopped":
             self._evaluate()
         return self._result(reason)
 
@@ -268,36 +303,49 @@ class _Loop:
         for callback in self._callbacks:
             callback.on_step_end(self._step, result)
 
-    def _evaluated(self) -> bool:
-        """Whether the adapter as it is has been measured."""
-        evaluations = self._history.evaluation_losses
-        return bool(evaluations) and evaluations[-1][0] == self._step
+    def _evaluate_if_due(self) -> None:
+        if _due(self._step, self._arguments.evaluate_every or self._total) and self._step < self._total:
+            self._evaluate()
 
     def _evaluate(self) -> None:
-        if self._held_out is None:
+        """Measures the adapter as it is, unless that was done; a resumed run may find either."""
+        evaluations = self._history.evaluation_losses
+        if self._held_out is None or (evaluations and evaluations[-1][0] == self._step):
             return
-        tensors = self._stepper.state().adapter
+        tensors = self._state().adapter
         prepared = self._model.engine.prepare(tensors)
         loss = self._model.evaluate_dataset(self._held_out, self._arguments.batch_size, prepared)[names.LOSS]
-        self._history.evaluation_losses.append((self._step, loss))
-        if self._arguments.load_best_model_at_end and since_best(self._history.losses_held_out()) == 0:
+        evaluations.append((self._step, loss))
+        if self._arguments.load_best_model_at_end and is_best(self._history.losses_held_out()):
             self._history = dataclasses.replace(self._history, best=tensors)
         for callback in self._callbacks:
             callback.on_evaluate(self._step, loss)
+
+    def _state(self) -> TrainState:
+        """The state after the last update, if it is one that an adapter can have."""
+        state = self._stepper.state()
+        try:
+            check_values(state.adapter)
+        except AdapterError as error:
+            raise TrainingError(
+                f"step {self._step}: the run diverged: {error} Lower the learning rate."
+            ) from error
+        return state
 
     def _save(self) -> None:
         if self._path is None:
             return
         run = msgspec.structs.replace(self._run, step=self._step, seconds=self._seconds)
-        checkpoint.save(self._path, run, self._history, self._stepper.state())
+        checkpoint.save(self._path, run, self._history, self._state())
+        self._saved = self._step
 
     def _result(self, reason: StopReason) -> TrainingResult:
         spent = max(self._seconds - self._run.seconds, 1e-9)
         best = self._history.best
         known = self._rows.truncated_rows
-        tensors = best if best is not None else self._stepper.state().adapter
+        tensors = best if best is not None else self._state().adapter
         return TrainingResult(
-            adapter=Adapter(tensors, self._model.adapter.config, self._run.base_id),
+            adapter=dataclasses.replace(self._model.adapter, tensors=tensors, base_id=self._run.base_id),
             losses=self._history.losses,
             evaluation_losses=self._history.evaluation_losses,
             steps=self._step,
@@ -311,8 +359,14 @@ class _Loop:
 
 
 def since_best(losses: Sequence[float]) -> int:
-    """How many of the losses came after the first lowest one."""
-    return len(losses) - 1 - losses.index(min(losses)) if losses else 0
+    """How many of the losses came after the first lowest one; one that is not a number is higher than any."""
+    ranked = [math.inf if math.isnan(loss) else loss for loss in losses]
+    return len(ranked) - 1 - ranked.index(min(ranked)) if ranked else 0
+
+
+def is_best(losses: Sequence[float]) -> bool:
+    """Whether the last loss is the lowest so far, and is a loss at all."""
+    return math.isfinite(losses[-1]) and since_best(losses) == 0
 
 
 def _due(step: int, every: int | None) -> bool:

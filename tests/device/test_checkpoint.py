@@ -1,5 +1,7 @@
 """Checkpoint files: what is written is what is read, and what was tampered with is refused."""
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +13,16 @@ from edgepeft.engines.base import TrainState
 from edgepeft.errors import CheckpointError
 
 NAMES = ("a.weight", "b.weight")
-RUN = Run("0" * 64, {"optimizer": "adamw", "learning_rate": 0.1, "epochs": None, "seed": 3}, "data", 2, 1.5)
+RUN = Run(
+    "0" * 64, {"optimizer": "adamw", "learning_rate": 0.1, "epochs": None, "seed": 3}, "data", None, 2, 1.5
+)
 HISTORY = History([0.25, 1 / 3], [(0, 1.0), (2, 0.1)], None)
 
 
-def state() -> TrainState:
+def state(tensors: Sequence[str] = NAMES) -> TrainState:
     generator = np.random.default_rng(0)
     groups = [
-        {name: generator.standard_normal((2, 3)).astype(np.float32) for name in NAMES} for _ in range(3)
+        {name: generator.standard_normal((2, 3)).astype(np.float32) for name in tensors} for _ in range(3)
     ]
     return TrainState("adamw", groups[0], {"exp_avg": groups[1], "exp_avg_sq": groups[2]}, 2)
 
@@ -43,12 +47,32 @@ def test_what_is_written_is_read(tmp_path: Path, history: History) -> None:
     assert path.read_bytes() == first
 
 
+@pytest.mark.parametrize("best", [False, True])
+def test_no_name_of_a_tensor_is_taken_for_another_kind(tmp_path: Path, *, best: bool) -> None:
+    """A module may be called `best`, `history` or like a moment."""
+    tensors = ("best.weight", "history.losses", "exp_avg.weight", "adapter.weight", "weight")
+    path = tmp_path / "checkpoint.safetensors"
+    written = state(tensors)
+    kept = {name: value + 1 for name, value in written.adapter.items()} if best else None
+    checkpoint.save(path, RUN, dataclasses.replace(HISTORY, best=kept), written)
+    run, history, got = checkpoint.load(path, tensors)
+    assert run == RUN
+    assert (history.losses, history.evaluation_losses) == (HISTORY.losses, HISTORY.evaluation_losses)
+    assert {name: value.tobytes() for name, value in (history.best or {}).items()} == {
+        name: value.tobytes() for name, value in (kept or {}).items()
+    }
+    for name in tensors:
+        assert np.array_equal(got.adapter[name], written.adapter[name])
+        assert all(np.array_equal(got.slots[kind][name], slot[name]) for kind, slot in written.slots.items())
+
+
 @pytest.mark.parametrize(
     "change",
     [
-        {"a.weight": None},
+        {"adapter.a.weight": None},
         {"exp_avg.b.weight": None},
-        {"c.weight": np.zeros(1, np.float32)},
+        {"adapter.c.weight": np.zeros(1, np.float32)},
+        {"best.a.weight": np.zeros((2, 3), np.float32)},
         {"exp_avg.a.weight": np.zeros((3, 2), np.float32)},
         {"history.losses": np.zeros(3)},
         {"history.evaluation_losses": np.zeros((1, 3))},

@@ -1,12 +1,14 @@
 """The log of a run: one JSON object an event, also over a cut and resumed run."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import edgepeft
+from edgepeft.engines.base import StepResult
 from edgepeft.errors import StorageError
 
 HANDMADE = Path(__file__).parent.parent / "data" / "handmade"
@@ -23,9 +25,10 @@ def test_every_event_of_a_run(tmp_path: Path) -> None:
     settings = edgepeft.TrainingArguments(
         max_steps=4, learning_rate=0.1, lr_scheduler_type="linear", evaluate_every=2
     )
+    log = edgepeft.JsonLinesLog(path)
     for _ in range(2):
         trainer = edgepeft.Trainer(edgepeft.load(HANDMADE / "chat"), settings)
-        result = trainer.fit(ROWS, ROWS[:1], callbacks=[edgepeft.JsonLinesLog(path)])
+        result = trainer.fit(ROWS, ROWS[:1], callbacks=[log])
     told = events(path)
     kinds = ["begin", "evaluate", "step", "step", "evaluate", "step", "step", "evaluate", "end"]
     assert [line["event"] for line in told] == kinds * 2
@@ -35,6 +38,20 @@ def test_every_event_of_a_run(tmp_path: Path) -> None:
     assert [line["learning_rate"] for line in steps] == pytest.approx([0.1, 0.075, 0.05, 0.025])
     assert told[8]["stop_reason"] == "finished"
     assert np.all(np.diff([line["time"] for line in told]) >= 0)
+
+
+def test_what_is_no_number_is_null(tmp_path: Path) -> None:
+    """Every line is JSON, which has neither NaN nor infinity."""
+    log = edgepeft.JsonLinesLog(tmp_path / "log.jsonl")
+    log.on_evaluate(1, math.nan)
+    log.on_step_end(2, StepResult(loss=1.5, weight=1.0, gradient_norm=math.inf, learning_rate=0.1))
+    log.close()
+    evaluated, stepped = (
+        json.loads(line, parse_constant=pytest.fail)
+        for line in (tmp_path / "log.jsonl").read_text().splitlines()
+    )
+    assert evaluated["loss"] is None
+    assert (stepped["loss"], stepped["gradient_norm"]) == (1.5, None)
 
 
 def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:

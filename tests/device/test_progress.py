@@ -7,7 +7,7 @@ from rich.console import Console
 
 import edgepeft
 from edgepeft.engines.base import StepResult
-from edgepeft.errors import DataError, EngineError
+from edgepeft.errors import ArgumentError, DataError, EngineError
 from edgepeft.progress import progress
 
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
@@ -57,7 +57,7 @@ def test_the_terminal_gets_its_cursor_back_when_training_fails(handmade) -> None
 
 
 def test_every_callback_is_closed_once_and_in_every_case(handmade) -> None:
-    """After success and after a failure alike, and the last one told is the one that closes."""
+    """After success and after a failure alike, also one before training began."""
     told: list[str] = []
 
     class Recorder(edgepeft.Callback):
@@ -73,4 +73,7 @@ def test_every_callback_is_closed_once_and_in_every_case(handmade) -> None:
     assert told == ["end 2", "close"]
     with pytest.raises(DataError):
         trainer.fit([{"text": ""}], callbacks=[Recorder()])
-    assert told == ["end 2", "close"]  # refused before training began
+    assert told == ["end 2", "close", "close"]
+    with pytest.raises(ArgumentError):
+        trainer.fit([{"text": "hello"}], callbacks=[Recorder()], resume=True)
+    assert told == ["end 2", "close", "close", "close"]

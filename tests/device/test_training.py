@@ -1,5 +1,6 @@
 """Training runs: what a step is made of, and that a run can be cut and resumed at any step."""
 
+import itertools
 import math
 from pathlib import Path
 
@@ -7,11 +8,18 @@ import numpy as np
 import pytest
 
 import edgepeft
-from edgepeft import checkpoint, names, store, training
+from edgepeft import checkpoint, limits, names, store, training
+from edgepeft.adapter import check_values
 from edgepeft.arguments import steps_per_epoch, total_steps
 from edgepeft.data import rows_of_step
 from edgepeft.engines.base import StepResult
-from edgepeft.errors import ArgumentError, CheckpointError, NonFiniteLossError, StorageError
+from edgepeft.errors import (
+    ArgumentError,
+    CheckpointError,
+    NonFiniteLossError,
+    StorageError,
+    TrainingError,
+)
 
 Rows = list[dict[str, np.ndarray]]
 
@@ -68,9 +76,11 @@ def test_training_lowers_the_loss_and_the_model_uses_the_result(bundles: Path, r
 
 
 TWENTY = {"max_steps": 20, "checkpoint_every": 1, "evaluate_every": 3}
+SGD = {"optimizer": "sgd", "learning_rate": 0.5, "lr_scheduler_type": "linear"}
 RUNS = {
     "adamw": TWENTY | {"lr_scheduler_type": "cosine", "warmup_steps": 4, "weight_decay": 0.1},
-    "sgd": TWENTY | {"optimizer": "sgd", "learning_rate": 0.5, "lr_scheduler_type": "linear"},
+    "sgd": TWENTY | SGD,
+    "rare checkpoints": TWENTY | SGD | {"checkpoint_every": 6, "evaluate_every": 2},
     "best": TWENTY | {"learning_rate": 0.3, "load_best_model_at_end": True},
 }
 
@@ -83,7 +93,7 @@ def uncut(request: pytest.FixtureRequest, bundles: Path, rows: Rows) -> tuple[di
     return settings, trainer.fit(rows, rows[:3])
 
 
-@pytest.mark.parametrize("cut", range(1, 20))
+@pytest.mark.parametrize("cut", range(20))
 def test_a_run_cut_at_any_step_ends_as_one_that_was_not(
     bundles: Path, rows: Rows, tmp_path: Path, cut: int, uncut: tuple[dict, edgepeft.TrainingResult]
 ) -> None:
@@ -103,6 +113,99 @@ def test_a_run_cut_at_any_step_ends_as_one_that_was_not(
     assert result.evaluation_losses == whole.evaluation_losses
 
 
+class Fail(edgepeft.Callback):
+    """Fails once, when a step is told."""
+
+    def __init__(self, at: int) -> None:
+        self._at = at
+
+    def on_step_end(self, step: int, result: StepResult) -> None:
+        if step == self._at:
+            raise RuntimeError(f"could not tell that the loss is {result.loss}")
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4, 6, 8])
+def test_a_callback_that_fails_loses_no_step(bundles: Path, rows: Rows, tmp_path: Path, at: int) -> None:
+    """The checkpoint holds the step that could not be told; the resumed run makes the evaluation that was due."""
+    settings = arguments(evaluate_every=3, load_best_model_at_end=True, learning_rate=0.3)
+    model = edgepeft.load(bundles / "tiny-llama")
+    before = model.adapter
+    with pytest.raises(RuntimeError, match="could not tell"):
+        edgepeft.Trainer(model, settings).fit(rows, rows[:3], callbacks=[Fail(at)], checkpoint_dir=tmp_path)
+    assert model.adapter is before
+    run, _, _ = checkpoint.load(tmp_path / training.CHECKPOINT, model.bundle.manifest.adapter_names)
+    assert run.step == at
+    resumed = edgepeft.Trainer(model, settings).fit(rows, rows[:3], checkpoint_dir=tmp_path, resume=True)
+    model.use(before)
+    whole = edgepeft.Trainer(model, settings).fit(rows, rows[:3])
+    assert same(whole.adapter, resumed.adapter)
+    assert resumed.losses == whole.losses
+    assert resumed.evaluation_losses == whole.evaluation_losses
+
+
+def test_a_run_that_fails_at_once_leaves_the_checkpoint_of_another(
+    bundles: Path, rows: Rows, tmp_path: Path
+) -> None:
+    """Where nothing was done, nothing is written over what an earlier run has done."""
+
+    class FailsFirst(edgepeft.Callback):
+        def on_train_begin(self, total_steps: int, first_step: int) -> None:
+            raise RuntimeError(f"{total_steps} steps from {first_step} are too many")
+
+    model = edgepeft.load(bundles / "tiny-llama")
+    edgepeft.Trainer(model, arguments()).fit(rows, checkpoint_dir=tmp_path)
+    written = (tmp_path / training.CHECKPOINT).read_bytes()
+    with pytest.raises(RuntimeError, match="8 steps from 1"):
+        edgepeft.Trainer(model, arguments()).fit(rows, callbacks=[FailsFirst()], checkpoint_dir=tmp_path)
+    assert (tmp_path / training.CHECKPOINT).read_bytes() == written
+
+
+def test_a_failure_at_the_end_loses_nothing(bundles: Path, rows: Rows, tmp_path: Path) -> None:
+    """Every callback is told, the model uses the trained adapter, and the checkpoint is that of the last step."""
+    told: list[str] = []
+
+    class Ends(edgepeft.Callback):
+        def __init__(self, name: str, *, fails: bool) -> None:
+            self._name, self._fails = name, fails
+
+        def on_train_end(self, result: edgepeft.TrainingResult) -> None:
+            told.append(f"{self._name} {result.steps}")
+            if self._fails:
+                raise StorageError("the disk is full.")
+
+    model = edgepeft.load(bundles / "tiny-llama")
+    callbacks = [Ends("first", fails=True), Ends("second", fails=False)]
+    with pytest.raises(StorageError, match="the disk is full"):
+        edgepeft.Trainer(model, arguments()).fit(rows, callbacks=callbacks, checkpoint_dir=tmp_path)
+    assert told == ["first 8", "second 8"]
+    _, _, state = checkpoint.load(tmp_path / training.CHECKPOINT, model.bundle.manifest.adapter_names)
+    assert state.step == 8
+    assert all(np.array_equal(model.adapter.tensors[name], value) for name, value in state.adapter.items())
+
+
+def test_a_run_stopped_before_its_first_step_resumes_as_itself(
+    bundles: Path, rows: Rows, tmp_path: Path
+) -> None:
+    """Step 0 is measured once: twice the same loss would be patience spent."""
+    settings = arguments(evaluate_every=1, early_stopping_patience=1)
+    model = edgepeft.load(bundles / "tiny-llama")
+    trainer = edgepeft.Trainer(model, settings)
+
+    class StopAtOnce(edgepeft.Callback):
+        def on_train_begin(self, total_steps: int, first_step: int) -> None:
+            del total_steps, first_step
+            trainer.stop()
+
+    stopped = trainer.fit(rows, rows[:3], callbacks=[StopAtOnce()], checkpoint_dir=tmp_path)
+    assert (stopped.stop_reason, stopped.steps) == ("stopped", 0)
+    resumed = trainer.fit(rows, rows[:3], checkpoint_dir=tmp_path, resume=True)
+    model.use(model.bundle.initial_adapter())
+    whole = trainer.fit(rows, rows[:3])
+    assert whole.steps > 0
+    assert resumed.evaluation_losses == whole.evaluation_losses
+    assert same(resumed.adapter, whole.adapter)
+
+
 def test_the_best_adapter_is_kept(bundles: Path, rows: Rows) -> None:
     """A rate that is too high ruins the model; the result is the adapter that the lowest held-out loss is of."""
     model = edgepeft.load(bundles / "tiny-llama")
@@ -114,14 +217,81 @@ def test_the_best_adapter_is_kept(bundles: Path, rows: Rows) -> None:
     assert kept == pytest.approx(min(losses), rel=1e-6)
 
 
-def test_training_stops_when_the_held_out_loss_no_longer_falls(bundles: Path, rows: Rows) -> None:
+def test_training_stops_when_the_held_out_loss_no_longer_falls(
+    bundles: Path, rows: Rows, tmp_path: Path
+) -> None:
     """After `early_stopping_patience` evaluations without a new lowest one, and at once when resumed."""
     settings = arguments(learning_rate=0.5, max_steps=60, evaluate_every=1, early_stopping_patience=3)
-    result = edgepeft.Trainer(edgepeft.load(bundles / "tiny-llama"), settings).fit(rows, rows[:3])
+    trainer = edgepeft.Trainer(edgepeft.load(bundles / "tiny-llama"), settings)
+    result = trainer.fit(rows, rows[:3], checkpoint_dir=tmp_path)
     losses = [loss for _, loss in result.evaluation_losses]
     assert result.stop_reason == "early_stopping"
     assert result.steps < 60
     assert losses.index(min(losses)) == len(losses) - 4
+    again = trainer.fit(rows, rows[:3], checkpoint_dir=tmp_path, resume=True)
+    assert (again.stop_reason, again.steps) == ("early_stopping", result.steps)
+    assert again.evaluation_losses == result.evaluation_losses
+    assert same(again.adapter, result.adapter)
+
+
+def test_a_held_out_loss_that_is_no_number_is_never_the_best(
+    handmade: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is reported as it is, and counts as one that did not fall."""
+    model = edgepeft.load(handmade / "chat")
+    told = iter([math.nan, 2.0, math.nan, 3.0])
+    monkeypatch.setattr(model, "evaluate_dataset", lambda *_: {"loss": next(told)})
+    make_stepper, steppers, adapters = model.engine.stepper, [], []
+    monkeypatch.setattr(
+        model.engine, "stepper", lambda state: steppers.append(make_stepper(state)) or steppers[-1]
+    )
+
+    class Watch(edgepeft.Callback):
+        def on_step_end(self, step: int, result: StepResult) -> None:
+            del step, result
+            adapters.append(steppers[-1].state().adapter)
+
+    settings = edgepeft.TrainingArguments(
+        max_steps=9,
+        evaluate_every=1,
+        early_stopping_patience=2,
+        load_best_model_at_end=True,
+        learning_rate=0.1,
+    )
+    data = [{"text": "hello"}]
+    result = edgepeft.Trainer(model, settings).fit(data, data, callbacks=[Watch()])
+    assert (result.stop_reason, result.steps) == ("early_stopping", 3)
+    assert np.array_equal(
+        [loss for _, loss in result.evaluation_losses], [math.nan, 2, math.nan, 3], equal_nan=True
+    )
+    assert all(np.array_equal(result.adapter.tensors[name], value) for name, value in adapters[0].items())
+    told = iter([math.nan, math.nan, math.nan])
+    adapters.clear()
+    settings = edgepeft.TrainingArguments(max_steps=2, evaluate_every=1, load_best_model_at_end=True)
+    result = edgepeft.Trainer(model, settings).fit(data, data, callbacks=[Watch()])
+    assert all(np.array_equal(result.adapter.tensors[name], value) for name, value in adapters[-1].items())
+
+
+def test_a_run_that_diverges_is_told_as_such(
+    bundles: Path, rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values that no adapter may have are not saved; the model and the checkpoint are as before that step."""
+    model = edgepeft.load(bundles / "tiny-llama")
+    before = model.adapter
+    largest = max(float(np.abs(value).max()) for value in before.tensors.values())
+    monkeypatch.setattr(limits, "MAX_ADAPTER_MAGNITUDE", largest + 0.05)
+    for every in (1, None):
+        folder = tmp_path / str(every)
+        settings = arguments(learning_rate=0.02, max_steps=40, checkpoint_every=every)
+        with pytest.raises(
+            TrainingError, match=r"step \d+: the run diverged: tensor .* Lower the learning rate"
+        ):
+            edgepeft.Trainer(model, settings).fit(rows, checkpoint_dir=folder)
+        assert model.adapter is before
+        assert (folder / training.CHECKPOINT).exists() == (every == 1)
+    _, _, state = checkpoint.load(tmp_path / "1" / training.CHECKPOINT, model.bundle.manifest.adapter_names)
+    check_values(state.adapter)
+    assert state.step >= 1
 
 
 def test_the_time_is_up(bundles: Path, rows: Rows, tmp_path: Path) -> None:
@@ -137,6 +307,23 @@ def test_the_time_is_up(bundles: Path, rows: Rows, tmp_path: Path) -> None:
     )
     assert second.stop_reason == "finished"
     assert same(second.adapter, whole.adapter)
+
+
+def test_the_time_counts_from_the_call(bundles: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading the data is part of it."""
+    clock = itertools.count()
+    monkeypatch.setattr(training.time, "monotonic", lambda: next(clock))
+    model = edgepeft.load(bundles / "tiny-llama")
+    real = model.open_data
+
+    def slow(*given):
+        for _ in range(100):
+            next(clock)
+        return real(*given)
+
+    monkeypatch.setattr(model, "open_data", slow)
+    assert edgepeft.Trainer(model, arguments(max_seconds=50)).fit(rows).steps == 0
+    assert edgepeft.Trainer(model, arguments(max_seconds=102)).fit(rows).steps > 0
 
 
 def test_a_callback_stops_the_run(bundles: Path, rows: Rows, tmp_path: Path) -> None:
@@ -283,6 +470,10 @@ def test_a_run_resumes_only_with_its_data_and_bundle(bundles: Path, rows: Rows, 
     trainer = edgepeft.Trainer(edgepeft.load(bundles / "tiny-llama"), arguments())
     with pytest.raises(CheckpointError, match="other training data"):
         trainer.fit(rows[1:], checkpoint_dir=tmp_path, resume=True)
+    trainer.fit(rows, rows[:2], checkpoint_dir=tmp_path, resume=True)
+    trainer.fit(rows, checkpoint_dir=tmp_path, resume=True)
+    with pytest.raises(CheckpointError, match="other held-out data"):
+        trainer.fit(rows, rows[:3], checkpoint_dir=tmp_path, resume=True)
     images = [{"image": np.zeros((1, 8, 8), np.float32), "labels": np.array(1)}]
     other = edgepeft.Trainer(edgepeft.load(bundles / "conv-net"), arguments())
     with pytest.raises(CheckpointError, match="not the bundle's"):
