@@ -20,13 +20,15 @@ from edgepeft import manifest as schema
 from edgepeft import names
 from edgepeft.adapter import Adapter
 from edgepeft.bundle import Bundle
+from edgepeft.tensors import Array
 from edgepeft_export import passes
 from edgepeft_export.attach import Attached, as_traced, attach
+from edgepeft_export.background import in_background
 from edgepeft_export.decode import trace_decode
 from edgepeft_export.errors import ExportError
 from edgepeft_export.losses import as_loss
 from edgepeft_export.lower import lower
-from edgepeft_export.pack import Contents, make_names_unique, rename, separate, split, write
+from edgepeft_export.pack import Contents, detach, make_names_unique, reattach, rename, split, write
 from edgepeft_export.trace import StepModule, Trace, trace
 from edgepeft_export.verify import Report, verify
 
@@ -91,7 +93,7 @@ def export(
     axes = dict(dynamic_axes) if dynamic_axes is not None else default_axes(example_inputs)
     tell("attach")
     attached = attach(model, adapter, seed, list(example_inputs))
-    with as_traced(attached.model):
+    with as_traced(attached.model), in_background(lambda: _decode(attached, loss)) as decode:
         step = StepModule(attached.model, as_loss(loss), (names.LABELS,))
         tell("trace")
         traced = trace(step, example_inputs, axes)
@@ -103,9 +105,8 @@ def export(
         tensors = _name(joint, traced, attached, axes)
         task = _TASKS.get(loss, "generic") if isinstance(loss, str) else "generic"
         graphs = split(joint, list(tensors), outputs_in_evaluate=task != "causal_lm")
-        if task == "causal_lm":
-            tell("decode")
-            graphs |= _decode(attached)
+        if decoded := decode():
+            graphs[names.DECODE] = reattach(decoded, _weights(attached.model))
         contents = Contents(
             name=name or _architecture(attached.model),
             architecture=_architecture(attached.model),
@@ -171,16 +172,16 @@ def _architecture(model: nn.Module) -> str:
     return type(base).__name__
 
 
-def _decode(attached: Attached) -> dict[str, ir.Model]:
-    """The decode graph, by its name; none where the model has no plain key-value cache."""
-    found = trace_decode(attached)
+def _decode(attached: Attached, loss: str | Callable[..., Tensor]) -> bytes:
+    """The decode graph, serialized, with the model's weights as inputs; nothing where there can be none."""
+    found = trace_decode(attached) if loss == "causal_lm" else None
     if found is None:
-        return {}
+        return b""
     traced, axes = found
     model = lower(traced)
     passes.run(model)
     _name(model, traced, attached, axes)
-    return {names.DECODE: separate(model, names.DECODE, _tensor_names(attached.model))}
+    return detach(model, names.DECODE, _weights(attached.model))
 
 
 def _first_names(model: nn.Module) -> dict[str, str]:
@@ -192,9 +193,10 @@ def _first_names(model: nn.Module) -> dict[str, str]:
     }
 
 
-def _tensor_names(model: nn.Module) -> set[str]:
-    """Names of a model's parameters and buffers."""
-    return {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+def _weights(model: nn.Module) -> dict[str, Array]:
+    """A model's frozen tensors by name, in place."""
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    return {name: tensor.detach().numpy() for name, tensor in tensors if not tensor.requires_grad}
 
 
 def _name(

@@ -18,7 +18,7 @@ from rich.console import Console
 from edgepeft.cli.group import Group
 from edgepeft_export.errors import ExportError
 
-_STAGES = ("attach", "trace", "lower", "passes", "decode", "pack", "verify")
+_STAGES = ("attach", "trace", "lower", "passes", "pack", "verify")
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _NEW_FOLDER = click.Path(path_type=Path)
 _TASK = click.Choice(["causal_lm", "sequence_classification"])

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
@@ -83,20 +84,38 @@ def _cut(joint: ir.Model, name: str, outputs: Sequence[str], adapter: set[str]) 
     return _finished(model, name)
 
 
-def separate(model: ir.Model, name: str, tensors: Collection[str]) -> ir.Model:
-    """A graph that was lowered by itself, as a part of the bundle.
+def detach(model: ir.Model, name: str, weights: Collection[str]) -> bytes:
+    """Serializes a graph that was lowered by itself, with the model's own tensors as inputs at the end.
 
     Args:
         model: The graph.
         name: Its name.
-        tensors: Names of the model's own tensors, which it shares with the other graphs; other constants may
-            have any name there.
+        weights: Names of the model's own tensors, which it shares with the other graphs; other constants may
+            have any name there, and are called after this graph.
     """
-    for value in list(model.graph.initializers.values()):
-        if value.name not in tensors:
+    graph = model.graph
+    for value in list(graph.initializers.values()):
+        if value.name in weights:
+            graph.initializers.pop(value.name)
+            value.const_value = None
+            graph.inputs.append(value)
+        else:
             value.name = f"{name}.{value.name}"
     model.ir_version = IR_VERSION
-    return _finished(model, name)
+    content: bytes = ir.serde.serialize_model(_finished(model, name)).SerializeToString()
+    return content
+
+
+def reattach(content: bytes, weights: Mapping[str, Array]) -> ir.Model:
+    """The graph that `detach` serialized, with the model's tensors as initializers again."""
+    model = ir.serde.deserialize_model(onnx.ModelProto.FromString(content))
+    graph = model.graph
+    for value in [value for value in graph.inputs if value.name in weights]:
+        assert value.name is not None
+        graph.inputs.remove(value)
+        value.const_value = ir.tensor(weights[value.name], name=value.name)
+        graph.register_initializer(value)
+    return _finished(model, str(graph.name))
 
 
 def _finished(model: ir.Model, name: str) -> ir.Model:
