@@ -10,6 +10,7 @@ from rich.console import Console
 
 from edgepeft import names, schedules, store
 from edgepeft.arguments import TrainingArguments
+from edgepeft.cli.output import AdapterOutput
 from edgepeft.cli.shared import (
     BYTES_PER_MB,
     DATA,
@@ -90,7 +91,11 @@ def train(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Trains an adapter of BUNDLE on your data and saves it as HF PEFT does."""
+    """Trains an adapter of BUNDLE on your data and saves it as HF PEFT does.
+
+    Ctrl-C or SIGTERM stops after the running step, saves what has been learned, and gives exit code 1. An adapter
+    that is there already is not replaced then.
+    """
     check_adapter_output(output)
     if checkpoint_dir is not None:
         store.check_writable(checkpoint_dir)
@@ -98,7 +103,8 @@ def train(
     arguments = default_arguments(
         model, {name: value for name, value in settings.items() if value is not None}
     )
-    callbacks: list[Callback] = [progress(Console(stderr=True))]
+    saved = AdapterOutput(output)
+    callbacks: list[Callback] = [saved, progress(Console(stderr=True))]
     if log is not None:
         callbacks.append(JsonLinesLog(log))
     result = Trainer(model, arguments).fit(
@@ -108,27 +114,39 @@ def train(
         checkpoint_dir=checkpoint_dir,
         resume=resume,
     )
-    result.adapter.save(output)
-    summary = _summary(result, output)
+    summary = _summary(result, saved.written)
     if as_json:
         print_json(summary | {"losses": result.losses, "arguments": dataclasses.asdict(arguments)})
-        return
+    else:
+        click.echo(_told(result, saved, can_resume=checkpoint_dir is not None))
+    if result.stop_reason == "stopped":
+        raise click.exceptions.Exit(1)
+
+
+def _told(result: TrainingResult, saved: AdapterOutput, *, can_resume: bool) -> str:
+    """A run's result in a line."""
     held_out = result.evaluation_losses
-    change = f", held-out loss {held_out[0][1]:.3f} -> {held_out[-1][1]:.3f}" if held_out else ""
-    click.echo(
-        f"{output}: {result.adapter.size / BYTES_PER_MB:.2f} MB after {result.steps} steps of "
-        f"{summary['seconds_per_step']:.2f} s{change}, peak memory {result.peak_memory_bytes / MiB:,.0f} MiB"
-        f"{_ENDINGS[result.stop_reason]}"
+    written = (
+        f"{saved.written}: {result.adapter.size / BYTES_PER_MB:.2f} MB" if saved.written else "no adapter"
     )
-
-
-#: What is said of a run that did not make all its steps.
-_ENDINGS = {
-    "finished": "",
-    "early_stopping": "; stopped early, the held-out loss no longer fell",
-    "max_seconds": "; stopped, the time was up",
-    "stopped": "; stopped by a signal: go on with --resume and the same --checkpoint-dir",
-}
+    parts = [
+        f"{written} after {result.steps} of {saved.total_steps} steps of {result.seconds_per_step:.2f} s",
+        *([f"held-out loss {held_out[0][1]:.3f} -> {held_out[-1][1]:.3f}"] if held_out else []),
+        f"peak memory {result.peak_memory_bytes / MiB:,.0f} MiB",
+    ]
+    endings = {
+        "finished": [],
+        "early_stopping": ["stopped early, the held-out loss no longer fell"],
+        "max_seconds": ["stopped, the time was up"],
+        "stopped": [
+            "stopped by a signal",
+            *([f"{saved.folder} was left as it is"] if saved.written not in (None, saved.folder) else []),
+            "go on with --resume and the same --checkpoint-dir"
+            if can_resume
+            else "a run with --checkpoint-dir can go on",
+        ],
+    }
+    return "; ".join([", ".join(parts), *endings[result.stop_reason]])
 
 
 def default_arguments(model: Model, given: dict[str, Any]) -> TrainingArguments:
@@ -147,9 +165,9 @@ def default_arguments(model: Model, given: dict[str, Any]) -> TrainingArguments:
     return TrainingArguments(**(defaults | given))
 
 
-def _summary(result: TrainingResult, output: Path) -> dict[str, Any]:
+def _summary(result: TrainingResult, written: Path | None) -> dict[str, Any]:
     return {
-        "adapter": str(output),
+        "adapter": None if written is None else str(written),
         "adapter_bytes": result.adapter.size,
         "steps": result.steps,
         "seconds": result.seconds,

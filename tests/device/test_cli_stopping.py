@@ -1,0 +1,122 @@
+"""`edgepeft train` that a signal stops, or whose log fails: what has been learned is kept and called what it is."""
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+import edgepeft
+from edgepeft import cli
+from edgepeft.engines.base import StepResult
+
+#: Steps of a whole run, and the one after which the signal comes.
+STEPS, STOP = 5, 2
+
+Train = Callable[..., Result]
+
+
+class Signal(edgepeft.Callback):
+    """In the place of the progress: a signal to this process."""
+
+    def __init__(self, number: signal.Signals, at: int) -> None:
+        self._number, self._at = number, at
+
+    def on_train_begin(self, total_steps: int, first_step: int) -> None:
+        del total_steps, first_step
+        self._send(0)
+
+    def on_step_end(self, step: int, result: StepResult) -> None:
+        del result
+        self._send(step)
+
+    def _send(self, step: int) -> None:
+        if step == self._at:
+            signal.raise_signal(self._number)
+
+
+@pytest.fixture
+def train(tmp_path: Path, handmade: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
+    """The command, with a signal after a step if one is wanted."""
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("hello.", "who is it?", "me.")))
+
+    def run(*options: object, number: signal.Signals | None = None, at: int = STOP) -> Result:
+        with monkeypatch.context() as patch:
+            if number is not None:
+                patch.setattr("edgepeft.cli.commands.progress", lambda _: Signal(number, at))
+            fixed = [
+                "train",
+                handmade / "chat",
+                "--data",
+                data,
+                "--max-steps",
+                STEPS,
+                "--learning-rate",
+                0.05,
+            ]
+            return CliRunner().invoke(cli.main, [*map(str, fixed), *map(str, options)])
+
+    return run
+
+
+def tensors(folder: Path) -> list[np.ndarray]:
+    return [value for _, value in sorted(edgepeft.Adapter.load(folder).tensors.items())]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_was_learned_is_written_and_told(train: Train, tmp_path: Path, number: signal.Signals) -> None:
+    """Exit code 1, so that a script does not take it for done; no advice that cannot be followed."""
+    done = train("--output", tmp_path / "alice", number=number)
+    assert done.exit_code == 1
+    assert done.stdout.startswith(f"{tmp_path / 'alice'}: ")
+    assert f"after {STOP} of {STEPS} steps" in done.stdout
+    assert done.stdout.endswith("; stopped by a signal; a run with --checkpoint-dir can go on\n")
+    assert "--resume" not in done.output
+    assert tensors(tmp_path / "alice")
+
+
+def test_an_adapter_that_is_there_is_not_replaced(train: Train, tmp_path: Path) -> None:
+    """The half-trained one goes beside it; resumed to its end, the run replaces it as any does."""
+    alice, aside = tmp_path / "alice", tmp_path / f"alice.stopped-at-{STOP}"
+    assert train("--output", alice, "--seed", 1).exit_code == 0
+    before = tensors(alice)
+    options = ["--output", alice, "--checkpoint-dir", tmp_path / "run"]
+    stopped = train(*options, number=signal.SIGTERM)
+    assert stopped.exit_code == 1
+    assert stopped.stdout.startswith(f"{aside}: ")
+    told = f"; stopped by a signal; {alice} was left as it is; go on with --resume and the same --checkpoint-dir\n"
+    assert stopped.stdout.endswith(told)
+    assert all(map(np.array_equal, tensors(alice), before))
+    assert not all(map(np.array_equal, tensors(aside), before))
+    assert train(*options, "--resume").exit_code == 0
+    assert train("--output", tmp_path / "whole").exit_code == 0
+    assert all(map(np.array_equal, tensors(alice), tensors(tmp_path / "whole")))
+
+
+def test_nothing_learned_is_nothing_written(train: Train, tmp_path: Path) -> None:
+    """A signal before the first step leaves no adapter, and JSON says so."""
+    done = train("--output", tmp_path / "alice", "--json", number=signal.SIGTERM, at=0)
+    told = json.loads(done.stdout)
+    assert done.exit_code == 1
+    assert (told["adapter"], told["steps"], told["stop_reason"]) == (None, 0, "stopped")
+    assert not (tmp_path / "alice").exists()
+
+
+def test_a_log_that_fails_at_the_end_does_not_take_the_adapter(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error is told, and the adapter is there."""
+
+    class Full(edgepeft.JsonLinesLog):
+        def on_train_end(self, result: edgepeft.TrainingResult) -> None:
+            raise edgepeft.EdgepeftError(f"no room to tell of step {result.steps}.")
+
+    monkeypatch.setattr("edgepeft.cli.commands.JsonLinesLog", Full)
+    done = train("--output", tmp_path / "alice", "--log", tmp_path / "log.jsonl")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.endswith(f"Error: no room to tell of step {STEPS}.\n")
+    assert tensors(tmp_path / "alice")
