@@ -15,15 +15,18 @@ from edgepeft.bundle import Bundle
 from edgepeft.errors import EdgepeftError
 from edgepeft.log import JsonLinesLog
 from edgepeft.model import Model, load
+from edgepeft.prediction import Classification, Regression
 from edgepeft.training import Callback, Trainer, TrainingResult
 
 __all__ = [
     "Adapter",
     "Bundle",
     "Callback",
+    "Classification",
     "EdgepeftError",
     "JsonLinesLog",
     "Model",
+    "Regression",
     "Trainer",
     "TrainingArguments",
     "TrainingResult",

@@ -122,8 +122,11 @@ class Manifest(_Part, frozen=True):
     @property
     def classes(self) -> int | None:
         """How many classes a classifier tells apart: the width of its `logits` [batch, classes]."""
-        if self.loss != "cross_entropy":
-            return None
+        return self.width if self.loss == "cross_entropy" else None
+
+    @property
+    def width(self) -> int | None:
+        """How many numbers a row of `logits` [batch, width] has."""
         ports = {port.name: port for port in self.graphs[names.INFER].outputs}
         shape = ports["logits"].shape if "logits" in ports else []
         return shape[1] if len(shape) == 2 and isinstance(shape[1], int) else None
@@ -283,6 +286,10 @@ def _check_labels(manifest: Manifest, where: str) -> None:
     if manifest.classes is not None and len(manifest.labels) > manifest.classes:
         raise BundleError(
             f"{where}: names {len(manifest.labels)} classes, the graph has {manifest.classes}. Export the bundle again."
+        )
+    if manifest.loss == "mse" and manifest.width not in (None, len(manifest.labels)):
+        raise BundleError(
+            f"{where}: names {len(manifest.labels)} numbers, the graph gives {manifest.width}. Export the bundle again."
         )
 
 

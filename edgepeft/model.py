@@ -8,14 +8,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edgepeft import generation, names
+from edgepeft import generation, names, prediction
 from edgepeft.adapter import Adapter
-from edgepeft.adapters import Adapters
+from edgepeft.adapters import Adapters, Loaded
 from edgepeft.bundle import Bundle
 from edgepeft.data import Data, Dataset, Row, collate, open_dataset
 from edgepeft.engines.base import Batch, Engine, weighted_mean
 from edgepeft.engines.stock import StockEngine
 from edgepeft.errors import ArgumentError, DataError
+from edgepeft.prediction import Classification, Regression
 from edgepeft.tensors import Array
 from edgepeft.text import Message, Text
 
@@ -93,13 +94,122 @@ class Model:
         """
         return self.engine.run(names.INFER, batch, self._adapters.find(adapter).prepared)
 
+    def classify(
+        self, data: Data | Dataset, *, batch_size: int = 8, adapter: str | Adapter | None = None
+    ) -> Iterator[Classification]:
+        """The likeliest class of each row, in order, as they are computed.
+
+        Args:
+            data: One text or several, for a bundle with a tokenizer; or what `Trainer.fit` takes, labels left out,
+                or what `open_data` opened for the graph "infer". With a tokenizer a `str` is a text, and a file is
+                a `Path`.
+            batch_size: Rows that are run at once.
+            adapter: As for `predict`.
+
+        Raises:
+            ArgumentError: The bundle is no classifier, `batch_size` is less than 1, or no adapter has that name.
+            DataError: A row is unusable; the message says which.
+            EngineError: The model's scores are not finite.
+        """
+        if self.bundle.manifest.classes is None:
+            raise ArgumentError(
+                f"{self.bundle.path}: is no classifier with logits [batch, classes]; use predict."
+            )
+        loaded = self._adapters.find(adapter)
+        labels = self._labels_of(loaded)
+        rows = self._outputs(data, batch_size, loaded)
+        return (prediction.classification(row["logits"], labels) for row in rows)
+
+    def regress(
+        self, data: Data | Dataset, *, batch_size: int = 8, adapter: str | Adapter | None = None
+    ) -> Iterator[Regression]:
+        """The numbers that a model with the loss "mse" gives for each row, in order, as they are computed.
+
+        Args:
+            data: As for `classify`.
+            batch_size: Rows that are run at once.
+            adapter: As for `predict`.
+
+        Raises:
+            ArgumentError: The bundle is no regression, `batch_size` is less than 1, or no adapter has that name.
+            DataError: A row is unusable; the message says which.
+        """
+        manifest = self.bundle.manifest
+        outputs = [port.name for port in manifest.graphs[names.INFER].outputs]
+        if manifest.loss != "mse" or ("logits" not in outputs and len(outputs) > 1):
+            raise ArgumentError(
+                f"{self.bundle.path}: is no regression, its loss is {manifest.loss}; use predict."
+            )
+        name = "logits" if "logits" in outputs else outputs[0]
+        labels = None if manifest.labels is None else tuple(manifest.labels)
+        rows = self._outputs(data, batch_size, self._adapters.find(adapter))
+        return (Regression(row[name], labels) for row in rows)
+
+    def embed(
+        self, data: Data | Dataset, *, batch_size: int = 8, adapter: str | Adapter | None = None
+    ) -> Array:
+        """The model's output `embedding` of each row.
+
+        Args:
+            data: As for `classify`.
+            batch_size: Rows that are run at once.
+            adapter: As for `predict`.
+
+        Returns:
+            [rows, width] float32.
+
+        Raises:
+            ArgumentError: The bundle gives no embedding, `batch_size` is less than 1, or no adapter has that name.
+            DataError: A row is unusable; the message says which.
+        """
+        ports = self.bundle.manifest.graphs[names.INFER].outputs
+        if not any(port.name == names.EMBEDDING and len(port.shape) == 2 for port in ports):
+            given = ", ".join(f"{port.name} {port.shape}" for port in ports)
+            raise ArgumentError(
+                f"{self.bundle.path}: has no output {names.EMBEDDING!r} [batch, width], but {given}. Export a model with one."
+            )
+        rows = self._outputs(data, batch_size, self._adapters.find(adapter))
+        return np.stack([row[names.EMBEDDING] for row in rows]).astype(np.float32, copy=False)
+
+    def predict_rows(
+        self, data: Data | Dataset, *, batch_size: int = 8, adapter: str | Adapter | None = None
+    ) -> Iterator[dict[str, Array]]:
+        """All outputs of each row by name, without the batch axis and without padding, as they are computed.
+
+        Args:
+            data: As for `classify`.
+            batch_size: Rows that are run at once.
+            adapter: As for `predict`.
+
+        Raises:
+            ArgumentError: `batch_size` is less than 1, or no adapter has that name.
+            DataError: A row is unusable; the message says which.
+        """
+        return self._outputs(data, batch_size, self._adapters.find(adapter))
+
+    def _outputs(self, data: Data | Dataset, batch_size: int, loaded: Loaded) -> Iterator[dict[str, Array]]:
+        """Checks at once, and then computes as it is gone through."""
+        _check_batch_size(batch_size)
+        if isinstance(data, str) and self.text is not None:
+            data = [data]
+        opened = self._open(data, self._labels_of(loaded), names.INFER)
+        inputs = self.bundle.manifest.data_inputs(names.INFER)
+        ports = self.bundle.manifest.graphs[names.INFER].outputs
+
+        def run() -> Iterator[dict[str, Array]]:
+            for rows in opened.batches(batch_size):
+                outputs = self.engine.run(names.INFER, self.collate(rows, names.INFER), loaded.prepared)
+                yield from prediction.split(outputs, rows, inputs, ports)
+
+        return run()
+
     def evaluate(
-        self, data: Data, batch_size: int = 8, *, adapter: str | Adapter | None = None
+        self, data: Data | Dataset, batch_size: int = 8, *, adapter: str | Adapter | None = None
     ) -> dict[str, float]:
         """Mean loss over data, and the accuracy of a classifier.
 
         Args:
-            data: As for `Trainer.fit`.
+            data: As for `Trainer.fit`, or what `open_data` opened.
             batch_size: Rows that are run at once.
             adapter: As for `predict`.
 
@@ -107,10 +217,10 @@ class Model:
             DataError: A row is unusable; the message says which.
             ArgumentError: `batch_size` is less than 1, or no adapter has that name.
         """
-        if batch_size < 1:
-            raise ArgumentError(f"batch_size is {batch_size}; expected 1 or more.")
-        prepared = self._adapters.find(adapter).prepared
-        return self.evaluate_dataset(self.open_data(data), batch_size, prepared)
+        _check_batch_size(batch_size)
+        loaded = self._adapters.find(adapter)
+        opened = self._open(data, self._labels_of(loaded), names.TRAIN)
+        return self.evaluate_dataset(opened, batch_size, loaded.prepared)
 
     def evaluate_dataset(self, data: Dataset, batch_size: int, prepared: Any) -> dict[str, float]:
         """Like `evaluate`, on data that is open and under an adapter that the engine has prepared."""
@@ -123,7 +233,8 @@ class Model:
             losses.append(float(outputs[names.LOSS]))
             weights.append(float(outputs[names.WEIGHT]))
             if self.bundle.manifest.task == "sequence_classification":
-                right += int((outputs["logits"].argmax(-1) == batch[names.LABELS]).sum())
+                named = outputs["logits"][:, : len(data.classes) or None]
+                right += int((named.argmax(1) == batch[names.LABELS]).sum())
         if not sum(weights):
             raise DataError("no row has a label that counts: there is no loss to measure.")
         result = {
@@ -132,7 +243,7 @@ class Model:
             "rows": float(len(data)),
         }
         if self.bundle.manifest.task == "sequence_classification":
-            result["accuracy"] = right / len(data)
+            result["accuracy"] = right / sum(weights)
         return result
 
     def open_data(self, data: Data, max_length: int | None = None, graph: str = names.TRAIN) -> Dataset:
@@ -147,14 +258,24 @@ class Model:
             DataError: The data cannot be read, or a row is unusable; the message says which.
             ArgumentError: `max_length` does not fit the model.
         """
-        return open_dataset(
-            data, self.bundle.manifest, self.text, self.labels, graph=graph, max_length=max_length
-        )
+        return self._open(data, self.labels, graph, max_length)
 
-    def collate(self, rows: Sequence[Row]) -> dict[str, Array]:
-        """Rows as one batch for the train and evaluate graphs."""
+    def _open(
+        self,
+        data: Data | Dataset,
+        labels: Sequence[str] | None,
+        graph: str,
+        max_length: int | None = None,
+    ) -> Dataset:
+        if isinstance(data, Dataset):
+            return data
+        manifest = self.bundle.manifest
+        return open_dataset(data, manifest, self.text, labels, graph=graph, max_length=max_length)
+
+    def collate(self, rows: Sequence[Row], graph: str = names.TRAIN) -> dict[str, Array]:
+        """Rows as one batch for a graph."""
         info = self.bundle.manifest.text
-        ports = self.bundle.manifest.data_inputs(names.TRAIN)
+        ports = self.bundle.manifest.data_inputs(graph)
         return collate(rows, ports, info.pad_token_id if info else 0)
 
     def generate(
@@ -275,14 +396,23 @@ class Model:
         return scores
 
     @property
-    def labels(self) -> list[str] | None:
-        """Names of the classes, in order, where they have names."""
-        return self.bundle.manifest.labels
+    def labels(self) -> tuple[str, ...] | None:
+        """Names of the classes, in order, where they have names: those of the adapter in use, or else the bundle's."""
+        return self._labels_of(self._adapters.active)
+
+    def _labels_of(self, loaded: Loaded) -> tuple[str, ...] | None:
+        labels = self.bundle.manifest.labels
+        return loaded.adapter.labels or (None if labels is None else tuple(labels))
 
     @cached_property
     def text(self) -> Text | None:
         """The bundle's tokenizer, if it has one."""
         return Text(self.bundle) if self.bundle.manifest.text is not None else None
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ArgumentError(f"batch_size is {batch_size}; expected 1 or more.")
 
 
 def load(

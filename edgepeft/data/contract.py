@@ -19,7 +19,7 @@ Record = Mapping[str, Any]
 Row = Mapping[str, Array]
 
 #: What a user may give: a file, a folder, columns by name, or rows. docs/data.md shows each.
-Data = str | os.PathLike[str] | Mapping[str, Any] | Iterable[Record]
+Data = str | os.PathLike[str] | Mapping[str, Any] | Iterable[Record] | Iterable[str]
 
 
 class Encoded(NamedTuple):

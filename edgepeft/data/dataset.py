@@ -53,6 +53,11 @@ class Dataset:
         """Whether rows differ in length."""
         return self._encoder.varies
 
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names of the classes that labels may have, in order; none where they are numbers only."""
+        return self._encoder.classes or []
+
     def read(self, indices: Sequence[int]) -> list[Encoded]:
         """The rows at some indices.
 

@@ -1,5 +1,6 @@
 """Records -> rows: text becomes tokens, class names become numbers, and every array is checked against the graph."""
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,9 @@ from edgepeft.text import Text
 
 #: Who takes text, by task.
 _MODELS = {"causal_lm": "language model", "sequence_classification": "classifier"}
+
+#: Classes that a message lists.
+_TOLD = 20
 
 #: By loss, for those whose labels are classes: the axis of the logits that has a place for each class.
 _CLASS_AXIS = {"causal_lm": -1, "cross_entropy": 1}
@@ -72,6 +76,7 @@ class Encoder:
         Raises:
             DataError: The record is of no use.
         """
+        record = self._named(record)
         form = self._form(record)
         if form is not None:
             form.check(record, self)
@@ -82,6 +87,7 @@ class Encoder:
         Raises:
             DataError: The record is of no use, or too long for the model.
         """
+        record = self._named(record)
         form = self._form(record)
         if form is None:
             values, cut = self._arrays(record), False
@@ -96,7 +102,7 @@ class Encoder:
                 )
         row = {port.name: values[port.name] for port in self.ports}
         _check_sizes(row, self.ports)
-        _check_labels(row, self.manifest)
+        _check_labels(row, self.manifest, self.classes)
         return self._fitted(row, cut=cut)
 
     def length(self, row: Row) -> int:
@@ -106,10 +112,16 @@ class Encoder:
         )
         return next(sizes, 0)
 
-    def _form(self, record: Any) -> "_Form | None":
-        """How a record of text is read; `None` for one of arrays."""
+    def _named(self, record: Any) -> Record:
+        """A record as a mapping: a bare text is one of a text alone."""
+        if isinstance(record, str) and self.text is not None:
+            return {"text": record}
         if not isinstance(record, Mapping):
             raise DataError(f"expected a mapping of names to values, got {type(record).__name__}.")
+        return record
+
+    def _form(self, record: Record) -> "_Form | None":
+        """How a record of text is read; `None` for one of arrays."""
         keys = frozenset(record)
         if keys in self._forms:
             return self._forms[keys]
@@ -163,8 +175,10 @@ def class_index(label: Any, classes: Sequence[str]) -> int:
         return classes.index(label)
     if type(number) is int and number >= 0 and (not classes or number < len(classes)):
         return number
-    known = ", ".join(classes) or "numbers from 0"
-    raise DataError(f"label {repr(label)[:80]} is unknown; the model knows {known}.")
+    known = ", ".join(classes[:_TOLD]) + ", ..." * (len(classes) > _TOLD) or "numbers from 0"
+    near = difflib.get_close_matches(str(label), classes, 1)
+    hint = f"Did you mean {near[0]!r}?" if near else "Name classes of your own with --labels or with_labels."
+    raise DataError(f"label {repr(label)[:80]} is unknown; the model knows {known}. {hint}")
 
 
 def _array(value: Any, port: Port) -> Array:
@@ -196,7 +210,7 @@ def _check_sizes(row: Row, ports: Sequence[Port]) -> None:
                 raise DataError(f"{first!r} and {port.name!r} differ in {want}: {size} and {got}.")
 
 
-def _check_labels(row: Row, manifest: Manifest) -> None:
+def _check_labels(row: Row, manifest: Manifest, named: Sequence[str] | None) -> None:
     """A row of classes names none that the model does not know; a graph may take one below 0 for another."""
     axis = _CLASS_AXIS.get(manifest.loss)
     labels = row.get(names.LABELS)
@@ -204,6 +218,7 @@ def _check_labels(row: Row, manifest: Manifest) -> None:
         return
     logits = next((port for port in manifest.graphs[names.INFER].outputs if port.name == "logits"), None)
     classes = logits.shape[axis] if logits is not None and len(logits.shape) > 1 else None
+    classes = len(named) if named else classes
     unknown = (labels < 0) if not isinstance(classes, int) else (labels < 0) | (labels >= classes)
     wrong = labels[unknown & (labels != IGNORED)]
     if wrong.size:
@@ -302,4 +317,5 @@ _FORMS = (
     _Form(frozenset({"messages"}), "causal_lm", _check_messages, _messages),
     _Form(frozenset({"text", "label"}), "sequence_classification", _check_labelled, _sequence),
     _Form(frozenset({"text"}), "sequence_classification", _check_texts, _sequence, labelled=False),
+    _Form(frozenset({"text"}), "generic", _check_texts, _sequence, labelled=False),
 )

@@ -29,7 +29,7 @@ class Rows:
     name = "the data"
     size = 0
 
-    def __init__(self, rows: Iterable[Record]) -> None:
+    def __init__(self, rows: Iterable[Record] | Iterable[str]) -> None:
         if not isinstance(rows, Iterable):
             raise DataError(
                 f"the data: expected a file, a folder, columns or a list of rows, got {type(rows).__name__}."

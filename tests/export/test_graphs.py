@@ -6,7 +6,7 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from small_models import VOCABULARY, lora, text_batch, tiny_llama
+from small_models import RECIPES, VOCABULARY, lora, text_batch, tiny_llama
 
 import edgepeft_export
 from edgepeft import tensors
@@ -81,6 +81,15 @@ def test_the_adapter_is_an_input_of_every_graph(bundles: Path) -> None:
         assert [i for i in inputs if "lora_" in i] == list(manifest.adapter_names)
     assert [port.name for port in manifest.data_inputs("infer")] == ["input_ids", "attention_mask"]
     assert manifest.graphs["infer"].outputs[0].shape == ["batch", "length", VOCABULARY]
+
+
+def test_an_output_may_be_called_like_an_operator(tmp_path: Path) -> None:
+    """`embedding` is also what the trace calls a look-up in a table: the output keeps the name, and PyTorch's values."""
+    recipe = dict(RECIPES["embedder"]())
+    report = edgepeft_export.export(**recipe, output=tmp_path / "bundle")
+    assert report is not None
+    outputs = Bundle.open(tmp_path / "bundle").manifest.graphs["infer"].outputs
+    assert [port.name for port in outputs] == ["embedding", "logits"]
 
 
 def test_the_same_export_gives_the_same_base_id(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_data_that_is_no_rows(model: edgepeft.Model, data: object, words: str) -
     ("data", "words"),
     [
         ({"text": "a"}, "got dict"),
-        (["text"], "row 1: expected a mapping of names to values, got str"),
+        ([["text"]], "row 1: expected a mapping of names to values, got list"),
         ([{1: "a"}], "row 1: has the keys 1; expected"),
         ([{"text": "\ud800"}], "row 1: the text is no Unicode at character 0"),
         ({"text": ["a", ""]}, "row 2: 'text' is ''"),
@@ -99,6 +99,15 @@ def test_text_that_is_no_rows(handmade: Path, data: object, words: str) -> None:
     """A typed error for each."""
     with pytest.raises(DataError, match=words):
         edgepeft.load(handmade / "chat").open_data(data)
+
+
+def test_texts_are_rows(handmade: Path) -> None:
+    """A list of texts is a list of records that hold a text alone, for a model that takes text."""
+    model = edgepeft.load(handmade / "chat")
+    (plain,), (named,) = (model.open_data(data).read([0]) for data in (["abc"], [{"text": "abc"}]))
+    assert np.array_equal(plain.row["input_ids"], named.row["input_ids"])
+    with pytest.raises(DataError, match="row 1: expected a mapping of names to values, got str"):
+        edgepeft.load(handmade / "regression").open_data(["abc"])
 
 
 DIFFERENT = [
