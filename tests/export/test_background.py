@@ -13,7 +13,7 @@ from edgepeft_export.errors import ExportError
 def test_the_result_comes_from_another_process() -> None:
     """It sees what was there when it started."""
     value = "before"
-    with in_background(lambda: f"{os.getpid()} {value}".encode()) as result:
+    with in_background(lambda: f"{os.getpid()} {value}".encode()) as result:  # noqa: PLW0108 - rendered over there
         value = "after"
         other, seen = result().split()
     assert int(other) != os.getpid()
