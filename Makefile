@@ -1,6 +1,7 @@
 # Everything from a fresh clone, with python3.11, make and git.
 #   make demo    exports SmolLM2, teaches it facts on a device without torch, shows what it learned
 #   make sample-digits           a reader of digits, adapted to one worn sensor
+#   make sample-embedded         the same reader in JavaScript, with node and npm; BUNDLE=folder of another
 #   make test    passes every test
 #   make check   format, lint, types, sizes
 PYTHON ?= python3.11
@@ -16,7 +17,10 @@ BUNDLES := build/test-bundles
 SMOLLM2 := build/smollm2
 SAMPLES := build/samples
 
-.PHONY: demo sample-digits test check format clean bench
+EMBEDDED := build/embedded_js
+BUNDLE  ?= $(SAMPLES)/digits/bundle
+
+.PHONY: demo sample-digits sample-embedded test check format clean bench
 
 demo: $(DEVICE)/.ready $(EXPORT)/.ready
 	@$(EXPORT)/bin/python tools/demo.py export $(SMOLLM2)
@@ -47,6 +51,20 @@ format: $(EXPORT)/.ready
 bench: $(EXPORT)/.ready $(DEVICE)/.ready
 	@test -d $(SMOLLM2) || $(EXPORT)/bin/python tools/demo.py export $(SMOLLM2)
 	@$(EXPORT)/bin/python tools/bench_step.py --bundle $(SMOLLM2)
+
+sample-embedded: $(EMBEDDED)/node_modules/.installed-lock.json $(BUNDLE)
+	@cp samples/embedded_js/*.mjs samples/embedded_js/*.json $(EMBEDDED)
+	@node $(EMBEDDED)/main.mjs $(BUNDLE) $(EMBEDDED)/digits-adapter
+
+$(EMBEDDED)/node_modules/.installed-lock.json: samples/embedded_js/package-lock.json
+	@echo "== installing onnxruntime-node into $(EMBEDDED)"
+	@mkdir -p $(EMBEDDED)
+	@cp samples/embedded_js/*.json samples/embedded_js/.npmrc $(EMBEDDED)
+	@cd $(EMBEDDED) && npm ci
+	@cp $< $@
+
+$(SAMPLES)/digits/bundle: | $(EXPORT)/.ready
+	@$(EXPORT)/bin/python samples/digits/workstation.py $(SAMPLES)/digits
 
 # torch comes first and by plain pip: asked for by another package, another build of it may come.
 $(EXPORT)/.ready: pyproject.toml
