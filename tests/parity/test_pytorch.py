@@ -13,7 +13,7 @@ from torch import Tensor
 import edgepeft
 from edgepeft import names
 from edgepeft.bundle import Bundle
-from edgepeft.data import rows_of_step
+from edgepeft.data import collate, rows_of_step
 from edgepeft.engines.base import StepSettings, TrainState
 from edgepeft.engines.stock import StockEngine
 from edgepeft_export.attach import attach
@@ -201,5 +201,29 @@ def test_accumulation_weighs_tokens(bundles: Path) -> None:
     result = stepper.step([data(part) for part in parts], StepSettings(1e-3))
     expected = pair.backward(whole)
     assert result.loss == pytest.approx(float(expected["loss"]), rel=1e-5)
+    for name, mean in stepper.state().slots["exp_avg"].items():  # a tenth of the gradient after one step
+        assert relative_error(mean * 10, pair.parameters[name].grad.numpy()) <= MAX_ERROR, name
+
+
+def test_four_batches_of_two_are_one_of_eight(bundles: Path) -> None:
+    """Rows of unequal length, each batch padded to its own longest: PyTorch's gradient of all eight, to 1e-5."""
+    pair = Pair(bundles / "tiny-llama")
+    whole = text_batch(8, 24, seed=9)
+    lengths = [5, 24, 3, 11, 8, 17, 2, 9]
+    rows = [
+        {name: value[row, :length].numpy() for name, value in whole.items()}
+        for row, length in enumerate(lengths)
+    ]
+    for row in (2, 7):
+        rows[row]["labels"] = np.where(np.arange(lengths[row]) < 2, -100, rows[row]["labels"])
+    ports = pair.bundle.manifest.data_inputs(names.TRAIN)
+    stepper = pair.engine.stepper(TrainState.fresh("adamw", pair.arrays()))
+    parts = [collate(rows[first : first + 2], ports, 0) for first in range(0, 8, 2)]
+    assert len({part["input_ids"].shape for part in parts}) > 2
+    result = stepper.step(parts, StepSettings(1e-3))
+    together = {name: torch.from_numpy(value) for name, value in collate(rows, ports, 0).items()}
+    expected = pair.backward(together)
+    assert result.loss == pytest.approx(float(expected["loss"]), rel=1e-5)
+    assert result.weight == float(expected["weight"])
     for name, mean in stepper.state().slots["exp_avg"].items():  # a tenth of the gradient after one step
         assert relative_error(mean * 10, pair.parameters[name].grad.numpy()) <= MAX_ERROR, name
