@@ -30,8 +30,7 @@ def write(path: Path, size: int) -> int:
     with path.open("w") as file:
         while file.tell() < size:
             lines = (
-                json.dumps({"prompt": f"where is {n}?", "completion": f"row {n % 97}" + "." * (n % 13)})
-                + "\n"
+                json.dumps({"text": f"row {n} " + "and so on " * (n % 17)}) + "\n"
                 for n in range(row, row + _BLOCK_ROWS)
             )
             file.write("".join(lines))

@@ -1,4 +1,4 @@
-"""Writes the three hand-made bundles that the device's tests run on, where nothing can be exported.
+"""Writes the hand-made bundles that the device's tests run on, where nothing can be exported.
 
 Each is a frozen map with a LoRA pair beside it, small enough to check by hand:
 
@@ -7,6 +7,7 @@ Each is a frozen map with a LoRA pair beside it, small enough to check by hand:
 * chat: a language model; x is the embedding of each token, so that a token predicts the next one.
 * classifier: x is the mean embedding of the tokens that the mask keeps.
 * regression: x is the input itself, [batch, 3] float32.
+* sensor: the same x, and three classes.
 
 Their gradients are written out below, and the tests compare them with differences of the loss.
 
@@ -221,7 +222,7 @@ def _contents(name: str, task: str, loss: str, assets: Mapping[str, bytes], **mo
 
 
 def recipes() -> dict[str, Recipe]:
-    """The three bundles."""
+    """The bundles."""
     random = np.random.default_rng(7)
 
     def normal(*shape: int) -> np.ndarray:
@@ -266,6 +267,22 @@ def recipes() -> dict[str, Recipe]:
             loss=SQUARED_ERROR,
             weights={"head": normal(32, 3)},
             contents=_contents("handmade-regression", "generic", "mse", {}, training={"learning_rate": 0.01}),
+        ),
+        "sensor": Recipe(
+            inputs="float[batch, 3] x",
+            labels="int64[batch] labels",
+            output="float[batch, 3] logits",
+            forward=HEAD + "logits = Identity (scores)",
+            loss=CLASSES + CROSS_ENTROPY,
+            weights={"head": normal(3, 3)},
+            output_in_evaluate=True,
+            contents=_contents(
+                "handmade-sensor",
+                "sequence_classification",
+                "cross_entropy",
+                {},
+                labels=["still", "walk", "run"],
+            ),
         ),
     }
 

@@ -91,6 +91,8 @@ def export(
     if Path(output).exists():
         raise ExportError("pack", f"{output} exists. Give another folder, or remove it first.")
     axes = dict(dynamic_axes) if dynamic_axes is not None else default_axes(example_inputs)
+    if image is not None:
+        _check_image(image, example_inputs, axes)
     tell("attach")
     attached = attach(model, adapter, seed, list(example_inputs))
     with as_traced(attached.model), in_background(lambda: _decode(attached, loss)) as decode:
@@ -124,6 +126,27 @@ def export(
             return None
         tell("verify")
         return verify(Bundle.open(output), step, attached, example_inputs, axes)
+
+
+def _check_image(
+    image: schema.ImageInfo, example: Mapping[str, Tensor], axes: Mapping[str, Mapping[int, str]]
+) -> None:
+    """Before minutes are spent: what is prepared is what the model takes."""
+    value = example.get(image.input)
+    prepared = [image.channels, image.height, image.width]
+    shape = None if value is None else list(value.shape[1:])
+    varies = [axis + 1 in axes.get(image.input, {}) for axis in range(3)]
+    pairs = zip(shape or [], prepared, varies, strict=False)
+    if shape is None or len(shape) != 3 or not all(free or got == want for got, want, free in pairs):
+        raise ExportError(
+            "attach",
+            f"image prepares {image.input!r} as {prepared} a row, the example batch has {shape}. Make them agree.",
+        )
+    if not len(image.mean) == len(image.std) == image.channels or min(image.std) <= 0:
+        raise ExportError(
+            "attach",
+            f"image has mean {image.mean} and std {image.std}; expected {image.channels} numbers each, std above 0.",
+        )
 
 
 def verify_model(

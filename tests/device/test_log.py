@@ -23,7 +23,7 @@ def test_every_event_of_a_run(tmp_path: Path) -> None:
     """Begin, each step with its loss and learning rate, evaluations, the end; a second run is appended."""
     path = tmp_path / "log.jsonl"
     settings = edgepeft.TrainingArguments(
-        max_steps=4, learning_rate=0.1, lr_scheduler_type="linear", evaluate_every=2
+        max_length=10, max_steps=4, learning_rate=0.1, lr_scheduler_type="linear", evaluate_every=2
     )
     log = edgepeft.JsonLinesLog(path)
     for _ in range(2):
@@ -37,6 +37,7 @@ def test_every_event_of_a_run(tmp_path: Path) -> None:
     assert [line["loss"] for line in steps] == result.losses
     assert [line["learning_rate"] for line in steps] == pytest.approx([0.1, 0.075, 0.05, 0.025])
     assert told[8]["stop_reason"] == "finished"
+    assert told[8]["truncated_rows"] == 2  # of 13, 11 and 10 tokens
     assert np.all(np.diff([line["time"] for line in told]) >= 0)
 
 

@@ -1,5 +1,6 @@
 """An export that fails says at which stage, why, and what to do; and leaves nothing behind."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from small_models import ConvNet, image_batch, lora, text_batch, tiny_llama
 from torch import Tensor, nn
 
 import edgepeft_export
+from edgepeft.manifest import ImageInfo
 from edgepeft_export import ExportError
 
 
@@ -130,3 +132,24 @@ def test_a_bundle_that_differs_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
         )
     assert "FAILED" in str(caught.value)
     assert "gradients" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"input": "picture"}, r"image prepares 'picture' as \[1, 8, 8\] a row, the example batch has None"),
+        ({"height": 9}, r"image prepares 'image' as \[1, 9, 8\] a row, the example batch has \[1, 8, 8\]"),
+        ({"channels": 3}, r"image prepares 'image' as \[3, 8, 8\]"),
+        ({"mean": [0.5, 0.5]}, r"image has mean \[0.5, 0.5\] and std \[0.5\]; expected 1 numbers each"),
+        ({"std": [0.0]}, "std above 0"),
+    ],
+)
+def test_images_that_the_model_does_not_take(
+    tmp_path: Path, changes: Mapping[str, object], words: str
+) -> None:
+    """Told before the model is traced."""
+    sound = {"input": "image", "channels": 1, "height": 8, "width": 8, "mean": [0.5], "std": [0.5]}
+    info = ImageInfo(**(sound | changes))
+    error = attempt(tmp_path, ConvNet(), image_batch(), adapter=lora("head"), image=info)
+    assert error.stage == "attach"
+    assert re.search(words, str(error))
