@@ -228,6 +228,10 @@ def recipes() -> dict[str, Recipe]:
     def normal(*shape: int) -> np.ndarray:
         return random.standard_normal(shape).astype(np.float32)
 
+    return _of_text(normal) | _of_numbers(normal)
+
+
+def _of_text(normal: Callable[..., np.ndarray]) -> dict[str, Recipe]:
     embed = normal(len(TOKENS), HIDDEN)
     text = TextInfo(bos_token_id=None, eos_token_ids=[1], pad_token_id=0, max_length=48)
     assets = {names.TOKENIZER: tokenizer()}
@@ -259,6 +263,11 @@ def recipes() -> dict[str, Recipe]:
                 labels=["red", "green", "blue"],
             ),
         ),
+    }
+
+
+def _of_numbers(normal: Callable[..., np.ndarray]) -> dict[str, Recipe]:
+    return {
         "regression": Recipe(
             inputs="float[batch, 3] x",
             labels="float[batch, 32] target",
