@@ -70,6 +70,11 @@ class Text:
             return self.encode_start(prompt)
         return self.encode(self.prompt(prompt))  # a template writes the first token itself
 
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the model takes messages."""
+        return self._template is not None
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens left out."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)

@@ -2,7 +2,7 @@
 
 import click
 
-from edgepeft.cli import adapter, commands, completion, info
+from edgepeft.cli import adapter, chat, commands, completion, generate, info, predict
 from edgepeft.cli.group import Group
 
 
@@ -18,7 +18,9 @@ for command in (
     info.info,
     commands.train,
     commands.evaluate,
-    commands.generate,
+    predict.predict,
+    generate.generate,
+    chat.chat,
     adapter.adapter,
     completion.completion,
 ):

@@ -42,6 +42,7 @@ def _option(name: str, text: str, kind: Any = int) -> Callable[[Any], Any]:
     "--output", type=click.Path(path_type=Path), required=True, help="Folder for the trained adapter."
 )
 @adapter_option
+@click.option("--labels", help="Names of your own classes, separated by commas, instead of the bundle's.")
 @_option("optimizer", "What makes the updates.", click.Choice(list(names.OPTIMIZERS)))
 @_option("learning_rate", "The optimizer's step size.", float)
 @_option(
@@ -84,6 +85,7 @@ def train(
     eval_data: Path | None,
     output: Path,
     adapter: Path | None,
+    labels: str | None,
     checkpoint_dir: Path | None,
     resume: bool,
     log: Path | None,
@@ -100,6 +102,8 @@ def train(
     if checkpoint_dir is not None:
         store.check_writable(checkpoint_dir)
     model = load(bundle, adapter, threads=threads)
+    if labels is not None:
+        model.use(model.adapter.with_labels([label.strip() for label in labels.split(",")]))
     arguments = default_arguments(
         model, {name: value for name, value in settings.items() if value is not None}
     )
@@ -199,47 +203,3 @@ def evaluate(
         print_json(result)
     else:
         click.echo(", ".join(f"{name} {value:.4g}" for name, value in result.items()))
-
-
-@click.command(
-    epilog="\b\nExample:\n  edgepeft generate bundle/ --adapter alice/ --prompt 'Where is the spare key?'"
-)
-@bundle_argument
-@click.option("--prompt", required=True, help="What the user says.")
-@adapter_option
-@click.option("--max-new-tokens", type=int, default=64, show_default=True, help="Most tokens to add.")
-@click.option(
-    "--temperature", type=float, default=0.0, show_default=True, help="0 takes the best token always."
-)
-@click.option("--top-k", type=int, help="Draw among so many best tokens only.")
-@click.option("--top-p", type=float, help="Draw among the best tokens of this probability only.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
-@threads_option
-@json_option
-def generate(
-    *,
-    bundle: Path,
-    prompt: str,
-    adapter: Path | None,
-    max_new_tokens: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    seed: int,
-    threads: int | None,
-    as_json: bool,
-) -> None:
-    """Answers a prompt with the language model of BUNDLE."""
-    model = load(bundle, adapter, threads=threads)
-    text = model.generate(
-        prompt,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-    )
-    if as_json:
-        print_json({"prompt": prompt, "text": text})
-    else:
-        click.echo(text)

@@ -67,7 +67,7 @@ def test_a_cut_run_resumes(bundles: Path, facts: Path, tmp_path: Path) -> None:
     assert again["losses"] == first["losses"]
 
 
-@pytest.mark.parametrize("command", ["info", "train", "evaluate", "generate"])
+@pytest.mark.parametrize("command", ["info", "train", "evaluate", "predict", "generate"])
 def test_help_has_an_example(command: str) -> None:
     """Each command's help shows how it is called."""
     shown = run(command, "--help")
