@@ -105,7 +105,10 @@ class _Range:
         kind, expected = (Integral, "a whole number") if self.whole else (Real, "a number")
         if not isinstance(value, kind) or isinstance(value, bool):
             raise ArgumentError(f"{name} is {value!r}; expected {expected}.")
-        number = int(value) if self.whole else float(value)  # type: ignore[call-overload]
+        try:
+            number = int(value) if self.whole else float(value)  # type: ignore[call-overload]
+        except OverflowError:
+            number = math.inf
         fits = number > self.lowest if self.above_lowest else number >= self.lowest
         if not (fits and number <= self.highest):
             relation = "more than" if self.above_lowest else "at least"

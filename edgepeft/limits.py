@@ -22,6 +22,9 @@ MAX_AXES = 8
 MAX_AXIS_LENGTH = 1 << 31
 MAX_METADATA_BYTES = 512 * KiB
 
+#: Largest token id: ids are int64 in the graphs, and int32 in some tokenizers.
+MAX_TOKEN_ID = (1 << 31) - 1
+
 #: Characters of a tensor's name.
 MAX_NAME_LENGTH = 512
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from edgepeft import labels, limits, names, strict_json
+from edgepeft import graphs, labels, limits, names, strict_json
 from edgepeft.errors import BundleError
 
 #: Version of the format that this runtime writes and reads.
@@ -17,7 +17,9 @@ SCHEMA_VERSION = 1
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 _Bytes = Annotated[int, msgspec.Meta(ge=0, le=limits.MAX_BUNDLE_FILE_BYTES)]
 _Pixels = Annotated[int, msgspec.Meta(ge=1, le=limits.MAX_IMAGE_SIDE)]
-_Size = Annotated[int, msgspec.Meta(ge=1)]
+_Size = Annotated[int, msgspec.Meta(ge=1, le=limits.MAX_AXIS_LENGTH)]
+_TokenId = Annotated[int, msgspec.Meta(ge=0, le=limits.MAX_TOKEN_ID)]
+_WholeNumber = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 _Sha256 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.MAX_NAME_LENGTH)]
 _Dtype = Literal["float32", "float64", "int64", "int32", "bool", "uint8"]
@@ -73,9 +75,9 @@ class GraphInfo(_Part, frozen=True):
 class TextInfo(_Part, frozen=True):
     """What a language model's tokenizer and positions need."""
 
-    bos_token_id: int | None
-    eos_token_ids: list[int]
-    pad_token_id: int
+    bos_token_id: _TokenId | None
+    eos_token_ids: list[_TokenId]
+    pad_token_id: _TokenId
     max_length: _Size
 
 
@@ -109,7 +111,7 @@ class Manifest(_Part, frozen=True):
     graphs: dict[str, GraphInfo]
     text: TextInfo | None
     labels: list[str] | None
-    training: dict[str, int | float]
+    training: dict[str, _WholeNumber | float]
     files: dict[str, FileInfo]
     made_by: dict[str, str]
     image: ImageInfo | None = None
@@ -131,10 +133,26 @@ class Manifest(_Part, frozen=True):
         shape = ports["logits"].shape if "logits" in ports else []
         return shape[1] if len(shape) == 2 and isinstance(shape[1], int) else None
 
+    def graph(self, name: str) -> GraphInfo:
+        """One graph.
+
+        Raises:
+            BundleError: The bundle has none of that name.
+        """
+        if name not in self.graphs:
+            raise BundleError(
+                f"the bundle has no graph {name!r}, only {', '.join(self.graphs)}. Export the model again with it."
+            )
+        return self.graphs[name]
+
     def data_inputs(self, graph: str) -> list[Port]:
-        """The inputs of a graph that are data, not adapter tensors."""
+        """The inputs of a graph that are data, not adapter tensors.
+
+        Raises:
+            BundleError: The bundle has no such graph.
+        """
         adapter = set(self.adapter_names)
-        return [port for port in self.graphs[graph].inputs if port.name not in adapter]
+        return [port for port in self.graph(graph).inputs if port.name not in adapter]
 
 
 def base_id(base_sha256: str, infer_sha256: str) -> str:
@@ -174,6 +192,7 @@ def decode(content: bytes | memoryview, where: str = names.MANIFEST) -> Manifest
         _check_paths,
         _check_graphs,
         _check_adapter,
+        _check_contracts,
         _check_decode,
         _check_labels,
         _check_image,
@@ -231,6 +250,26 @@ def _check_graphs(manifest: Manifest, where: str) -> None:
             twice = _twice([port.name for port in ports])
             if twice is not None:
                 raise BundleError(f"{where}: graph {name!r} has two inputs or outputs named {twice!r}.")
+        if not graph.outputs:
+            raise BundleError(f"{where}: graph {name!r} has no outputs. Export the bundle again.")
+
+
+def _check_contracts(manifest: Manifest, where: str) -> None:
+    """Every graph that is there has what a runtime feeds it and reads from it."""
+    for name, contract in graphs.contracts(manifest.adapter_names, manifest.task).items():
+        if name not in manifest.graphs:
+            continue
+        graph = manifest.graphs[name]
+        for kind, wanted, ports in (
+            ("input", contract.inputs, graph.inputs),
+            ("output", contract.outputs, graph.outputs),
+        ):
+            present = {port.name for port in ports}
+            missing = next((port for port in wanted if port not in present), None)
+            if missing is not None:
+                raise BundleError(
+                    f"{where}: graph {name!r} has no {kind} {missing!r}. Export the bundle again."
+                )
 
 
 def _check_adapter(manifest: Manifest, where: str) -> None:

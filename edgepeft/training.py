@@ -128,6 +128,7 @@ class Trainer:
 
         Raises:
             ArgumentError: A setting needs `eval_data` or `checkpoint_dir`, and there is none.
+            BundleError: The bundle lacks a graph that training takes.
             DataError: A row is unusable; the message says which. Data that streams can tell it in the middle of a
                 run; the last checkpoint stays.
             NonFiniteLossError: The loss became NaN or infinite; the model keeps the adapter it had.
@@ -160,11 +161,20 @@ class Trainer:
     def _check_needs(
         self, eval_data: Data | None, checkpoint_dir: str | os.PathLike[str] | None, *, resume: bool
     ) -> None:
+        """What would be missed later is missed at once."""
         if resume and checkpoint_dir is None:
             raise ArgumentError("resume needs checkpoint_dir, the folder of the checkpoint.")
         for name in ("load_best_model_at_end", "early_stopping_patience"):
             if eval_data is None and getattr(self.arguments, name):
                 raise ArgumentError(f"{name} needs eval_data, the rows to measure the loss on.")
+        needed = {
+            names.TRAIN: True,
+            names.update_graph(self.arguments.optimizer): True,
+            names.ACCUMULATE: self.arguments.gradient_accumulation > 1,
+            names.EVALUATE: eval_data is not None,
+        }
+        for graph in (graph for graph, wanted in needed.items() if wanted):
+            self.model.bundle.manifest.graph(graph)
 
     def _start(
         self, rows: Dataset, held_out: Dataset | None, path: Path | None

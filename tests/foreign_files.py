@@ -99,7 +99,17 @@ def make_manifest(folder: Path, base_id: str, weights: Sequence[str] = ()) -> sc
         schema.Port(name="input_ids", dtype="int64", shape=["batch", "length"]),
         *(schema.Port(name=tensor.name, dtype=tensor.dtype, shape=list(tensor.shape)) for tensor in rows),
     ]
-    outputs = [schema.Port(name="logits", dtype="float32", shape=["batch", "length", 8])]
+    logits = schema.Port(name=names.LOGITS, dtype="float32", shape=["batch", "length", 8])
+    labels = schema.Port(name=names.LABELS, dtype="int64", shape=["batch", "length"])
+    measured = [schema.Port(name=name, dtype="float32", shape=[]) for name in (names.LOSS, names.WEIGHT)]
+    gradients = [
+        schema.Port(name=names.gradient(tensor.name), dtype="float32", shape=list(tensor.shape))
+        for tensor in rows
+    ]
+    ports = {
+        names.INFER: (inputs, [logits]),
+        names.TRAIN: ([*inputs, labels], [*measured, *gradients]),
+    }
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return schema.Manifest(
         schema_version=schema.SCHEMA_VERSION,
@@ -110,9 +120,9 @@ def make_manifest(folder: Path, base_id: str, weights: Sequence[str] = ()) -> sc
         adapter=schema.AdapterInfo(peft_type="LORA", tensors=rows),
         graphs={
             name: schema.GraphInfo(
-                file=names.graph_file(name), inputs=inputs, outputs=outputs, weights=list(weights)
+                file=names.graph_file(name), inputs=taken, outputs=given, weights=list(weights)
             )
-            for name in (names.INFER, names.TRAIN)
+            for name, (taken, given) in ports.items()
         },
         text=schema.TextInfo(bos_token_id=None, eos_token_ids=[2], pad_token_id=0, max_length=16),
         labels=None,

@@ -12,7 +12,7 @@ from edgepeft import arrays, names
 from edgepeft.bundle import Bundle
 from edgepeft.engines.base import Batch, StepResult, StepSettings, TrainState, weighted_mean
 from edgepeft.errors import EngineError, NonFiniteLossError
-from edgepeft.manifest import Manifest
+from edgepeft.manifest import Manifest, Port
 from edgepeft.tensors import Array
 
 Values = Mapping[str, ort.OrtValue]
@@ -47,12 +47,7 @@ class StockEngine:
         Raises:
             EngineError: An input is missing, or of the wrong type or shape.
         """
-        feeds = {
-            port.name: self._data(graph, port.name, batch)
-            for port in self._bundle.manifest.data_inputs(graph)
-        }
-        outputs = self.call(graph, feeds | dict(adapter))
-        return {name: value.numpy() for name, value in outputs.items()}
+        return {name: value.numpy() for name, value in self.call_on(graph, batch, adapter).items()}
 
     def stepper(self, state: TrainState) -> "StockStepper":
         """Starts training from a state."""
@@ -62,39 +57,20 @@ class StockEngine:
         """Starts at the beginning of a text."""
         return StockDecoder(self, self._bundle.manifest, adapter)
 
-    def gradients(self, batch: Batch, adapter: Values) -> dict[str, ort.OrtValue]:
-        """Loss, weight and gradients of a batch, left where ONNX Runtime has them."""
-        ports = self._bundle.manifest.data_inputs(names.TRAIN)
-        feeds = {port.name: self._data(names.TRAIN, port.name, batch) for port in ports}
-        return self.call(names.TRAIN, feeds | dict(adapter))
+    def call_on(self, graph: str, batch: Batch, adapter: Values) -> dict[str, ort.OrtValue]:
+        """Like `run`, with the outputs left where ONNX Runtime has them."""
+        ports = self._bundle.manifest.data_inputs(graph)
+        return self.call(graph, {port.name: _data(port, graph, batch) for port in ports} | dict(adapter))
 
     def call(self, graph: str, feeds: Values) -> dict[str, ort.OrtValue]:
         """Runs a graph on ONNX Runtime's own values."""
         session = self._session(graph)
-        outputs = [port.name for port in self._bundle.manifest.graphs[graph].outputs]
+        outputs = [port.name for port in self._bundle.manifest.graph(graph).outputs]
         try:
             values = session.run_with_ort_values(outputs, feeds)
         except Exception as error:  # onnxruntime's errors have no common base
             raise EngineError(f"graph {graph!r}: ONNX Runtime refused the batch: {_reason(error)}") from error
         return dict(zip(outputs, values, strict=True))
-
-    def _data(self, graph: str, name: str, batch: Batch) -> ort.OrtValue:
-        port = next(port for port in self._bundle.manifest.graphs[graph].inputs if port.name == name)
-        if name not in batch:
-            raise EngineError(
-                f"graph {graph!r} needs the input {name!r} {port.shape} {port.dtype}; got {sorted(batch)}."
-            )
-        try:
-            array = arrays.convert(batch[name], port.dtype)
-        except ValueError as error:
-            raise EngineError(f"input {name!r} is no {port.dtype} array: {error}.") from error
-        fits = array.ndim == len(port.shape) and all(
-            not isinstance(want, int) or want == got
-            for want, got in zip(port.shape, array.shape, strict=True)
-        )
-        if not fits:
-            raise EngineError(f"input {name!r}: expected shape {port.shape}, got {list(array.shape)}.")
-        return ort.OrtValue.ortvalue_from_numpy(array)
 
     def _session(self, graph: str) -> ort.InferenceSession:
         with self._lock:
@@ -117,7 +93,7 @@ class StockEngine:
         # ONNX Runtime takes the weights from the verified buffer, in place, and never opens the file that the
         # graph names; it only insists that such a file be there.
         options.add_session_config_entry(_EXTERNAL_FOLDER, str(self._bundle.path.absolute()))
-        for name in self._bundle.manifest.graphs[graph].weights:
+        for name in self._bundle.manifest.graph(graph).weights:
             options.add_initializer(name, self._weights[name])
         try:
             content = bytes(self._bundle.graph(graph))
@@ -172,6 +148,10 @@ class StockStepper:
         """Makes one update. See `Stepper.step`."""
         adapter = {name: self._values[name] for name in self._names}
         gradients, losses, weights = self._mean_gradients(batches, adapter)
+        if not gradients:
+            raise NonFiniteLossError(
+                f"step {self._step + 1}: no label counts, so there is no loss. Look for a row without labels."
+            )
         loss = weighted_mean(losses, weights)
         scalars: dict[str, Array] = {names.STEP: np.array(self._step + 1, dtype=np.int64)}
         scalars |= {
@@ -188,7 +168,7 @@ class StockStepper:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise NonFiniteLossError(
                 f"step {self._step + 1}: the loss is {loss}, the gradient's norm {norm}, at learning rate "
-                f"{settings.learning_rate:g}. Lower the learning rate, or look for a row without labels."
+                f"{settings.learning_rate:g}. Lower the learning rate, or look for huge values in the data."
             )
         self._values = {name: updated[names.new(name)] for name in self._values}
         self._step += 1
@@ -209,26 +189,32 @@ class StockStepper:
     def _mean_gradients(
         self, batches: Sequence[Batch], adapter: Values
     ) -> tuple[dict[str, ort.OrtValue], list[float], list[float]]:
-        """Gradients over all batches, each weighted by what it counts, with the losses and weights."""
+        """Gradients over all batches, each weighted by what it counts, with the losses and weights.
+
+        A batch that counts nothing is left out: its gradient may be NaN, which no weight makes nothing. If none counts
+        anything, there are no gradients.
+        """
         mean: dict[str, ort.OrtValue] = {}
         losses: list[float] = []
         weights: list[float] = []
         total: ort.OrtValue | None = None
         for batch in batches:
-            outputs = self._engine.gradients(batch, adapter)
+            outputs = self._engine.call_on(names.TRAIN, batch, adapter)
             losses.append(float(outputs[names.LOSS].numpy()))
             weights.append(float(outputs[names.WEIGHT].numpy()))
-            gradients = {name: outputs[names.gradient(name)] for name in self._names}
+            if not weights[-1]:
+                continue
+            gradients = {names.gradient(name): outputs[names.gradient(name)] for name in self._names}
             if total is None:
                 mean, total = gradients, outputs[names.WEIGHT]
                 continue
-            feeds = {names.accumulated(name): mean[name] for name in self._names}
-            feeds |= {names.gradient(name): gradients[name] for name in self._names}
+            feeds = {names.accumulated(name): mean[names.gradient(name)] for name in self._names}
+            feeds |= gradients
             feeds |= {names.ACCUMULATED_WEIGHT: total, names.WEIGHT: outputs[names.WEIGHT]}
             new = self._engine.call(names.ACCUMULATE, feeds)
-            mean = {name: new[names.new(names.accumulated(name))] for name in self._names}
+            mean = {names.gradient(name): new[names.new(names.accumulated(name))] for name in self._names}
             total = new[names.new(names.ACCUMULATED_WEIGHT)]
-        return {names.gradient(name): mean[name] for name in self._names}, losses, weights
+        return mean, losses, weights
 
 
 @functools.cache
@@ -237,6 +223,25 @@ def _share_arena() -> None:
     cpu = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     growth = ort.OrtArenaCfg({"arena_extend_strategy": _NEXT_POWER_OF_TWO})
     ort.create_and_register_allocator(cpu, growth)
+
+
+def _data(port: Port, graph: str, batch: Batch) -> ort.OrtValue:
+    """A graph's input from a batch, checked."""
+    name = port.name
+    if name not in batch:
+        raise EngineError(
+            f"graph {graph!r} needs the input {name!r} {port.shape} {port.dtype}; got {sorted(batch)}."
+        )
+    try:
+        array = arrays.convert(batch[name], port.dtype)
+    except ValueError as error:
+        raise EngineError(f"input {name!r} is no {port.dtype} array: {error}.") from error
+    fits = array.ndim == len(port.shape) and all(
+        not isinstance(want, int) or want == got for want, got in zip(port.shape, array.shape, strict=True)
+    )
+    if not fits:
+        raise EngineError(f"input {name!r}: expected shape {port.shape}, got {list(array.shape)}.")
+    return ort.OrtValue.ortvalue_from_numpy(array)
 
 
 def _value(array: Array) -> ort.OrtValue:

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from foreign_files import LORA_A, LORA_B, write_bundle
 
+import edgepeft
 from edgepeft import manifest as schema
 from edgepeft import names
 from edgepeft.errors import BundleError
@@ -184,8 +185,32 @@ WRONG: dict[str, tuple[Change, str]] = {
         lambda content: content["graphs"]["train"]["outputs"].append(
             content["graphs"]["train"]["outputs"][0]
         ),
-        "graph 'train' has two inputs or outputs named 'logits'",
+        "graph 'train' has two inputs or outputs named 'loss'",
     ),
+    "train without a gradient": (
+        lambda content: content["graphs"]["train"]["outputs"].pop(),
+        f"graph 'train' has no output 'gradient.{LORA_B}'",
+    ),
+    "train without labels": (
+        lambda content: content["graphs"]["train"]["inputs"].pop(),
+        "graph 'train' has no input 'labels'",
+    ),
+    "train without outputs": (_replace("graphs/train/outputs", []), "graph 'train' has no outputs"),
+    "infer without logits": (
+        _replace("graphs/infer/outputs/0/name", "scores"),
+        "graph 'infer' has no output 'logits'",
+    ),
+    "an update that is none": (
+        lambda content: content["graphs"].update(update_sgd=content["graphs"]["infer"]),
+        f"graph 'update_sgd' has no input 'momentum_buffer.{LORA_A}'",
+    ),
+    "token id of 70 bits": (_replace("text/pad_token_id", 2**70), r"at `\$.text.pad_token_id`"),
+    "token id below 0": (
+        _replace("text/eos_token_ids", [-1]),
+        r"Expected `int` >= 0 - at `\$.text.eos_token_ids",
+    ),
+    "size of 40 bits": (_replace("adapter/tensors/0/shape", [1 << 40]), "Expected `int` <= 2147483648"),
+    "setting of 400 digits": (_replace("training/batch_size", 10**400), r"at `\$.training\[...\]`"),
     "tensor that no graph takes": (
         _replace("adapter/tensors/0/name", "other"),
         r"graph 'infer' should take the adapter tensor 'other' as float32 \[2, 8\], but has no such input",
@@ -216,3 +241,18 @@ def test_a_wrong_manifest_is_not_written(manifest: Manifest) -> None:
     wrong = msgspec.structs.replace(manifest, base_id=OTHER_SHA256)
     with pytest.raises(BundleError, match="the manifest to be written: its base_id is not that of its files"):
         schema.encode(wrong)
+
+
+def test_a_bundle_may_be_for_prediction_only(handmade: Path) -> None:
+    """Each graph but infer may be missing; whoever needs it is told which, before anything is read or computed."""
+    whole = schema.decode((handmade / "chat" / names.MANIFEST).read_bytes())
+    for graph in whole.graphs.keys() - {names.INFER}:
+        rest = {name: info for name, info in whole.graphs.items() if name != graph}
+        schema.encode(msgspec.structs.replace(whole, graphs=rest))
+    bare = msgspec.structs.replace(whole, graphs={names.INFER: whole.graphs[names.INFER]})
+    model = edgepeft.load(handmade / "chat")
+    model.bundle.manifest = bare
+    with pytest.raises(BundleError, match=r"has no graph 'train', only infer\. Export the model again with it"):
+        edgepeft.Trainer(model, edgepeft.TrainingArguments()).fit("no such file")
+    with pytest.raises(BundleError, match="has no graph"):
+        model.evaluate([{"text": "hello"}])

@@ -4,12 +4,13 @@ import ctypes
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 
 import edgepeft
 from edgepeft import names
 from edgepeft.engines.base import StepSettings, TrainState, weighted_mean
-from edgepeft.errors import EngineError
+from edgepeft.errors import EngineError, NonFiniteLossError
 
 HANDMADE = Path(__file__).parents[1] / "data" / "handmade"
 CHAT = {
@@ -96,6 +97,44 @@ def test_steps_are_those_of_adamw() -> None:
     assert state.step == 5
     for name, expected in tensors.items():
         np.testing.assert_allclose(state.adapter[name], expected, rtol=2e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_batch_that_counts_nothing_changes_nothing(place: int) -> None:
+    """Its gradient is 0/0 in some graphs, and NaN whatever it is weighted by; wherever it comes in a step."""
+    model = edgepeft.load(HANDMADE / "chat")
+    other = {name: value[:1, :4] for name, value in CHAT.items()}
+    nothing = CHAT | {"labels": np.full_like(CHAT["labels"], -100)}
+    batches = [CHAT, other]
+    batches.insert(place, nothing)
+    steppers = [model.engine.stepper(TrainState.fresh("adamw", spread(model))) for _ in range(2)]
+    without, with_it = steppers[0].step([CHAT, other], SETTINGS), steppers[1].step(batches, SETTINGS)
+    assert with_it == without
+    one, two = (stepper.state().adapter for stepper in steppers)
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+
+
+def test_a_gradient_that_is_no_number_is_not_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph that divides by the weight gives NaN for a batch that counts nothing."""
+    model = edgepeft.load(HANDMADE / "chat")
+    engine, nothing = model.engine, CHAT | {"labels": np.full_like(CHAT["labels"], -100)}
+    call = engine.call
+
+    def divides(graph: str, feeds: dict) -> dict:
+        outputs = call(graph, feeds)
+        if graph == names.TRAIN and not outputs["weight"].numpy():
+            nan = {name: np.full_like(value.numpy(), np.nan) for name, value in outputs.items()}
+            return {name: ort.OrtValue.ortvalue_from_numpy(value) for name, value in nan.items()} | {
+                "weight": outputs["weight"]
+            }
+        return outputs
+
+    monkeypatch.setattr(engine, "call", divides)
+    stepper = engine.stepper(TrainState.fresh("adamw", spread(model)))
+    assert np.isfinite(stepper.step([CHAT, nothing, CHAT], SETTINGS).loss)
+    with pytest.raises(NonFiniteLossError, match="step 2: no label counts, so there is no loss"):
+        stepper.step([nothing, nothing], SETTINGS)
+    assert stepper.state().step == 1
 
 
 def test_sessions_compute_in_the_verified_buffer() -> None:
