@@ -252,7 +252,9 @@ def test_a_bundle_may_be_for_prediction_only(handmade: Path) -> None:
     bare = msgspec.structs.replace(whole, graphs={names.INFER: whole.graphs[names.INFER]})
     model = edgepeft.load(handmade / "chat")
     model.bundle.manifest = bare
-    with pytest.raises(BundleError, match=r"has no graph 'train', only infer\. Export the model again with it"):
+    with pytest.raises(
+        BundleError, match=r"has no graph 'train', only infer\. Export the model again with it"
+    ):
         edgepeft.Trainer(model, edgepeft.TrainingArguments()).fit("no such file")
     with pytest.raises(BundleError, match="has no graph"):
         model.evaluate([{"text": "hello"}])
