@@ -110,7 +110,9 @@ def _checked_size(entry: os.DirEntry[str], *, labelled: bool) -> int:
         size = entry.stat().st_size
     if folder or not entry.name.lower().endswith(SUFFIXES):
         where = f"{entry.path}: is {'a folder' if folder else 'no image by its name'}"
-        raise DataError(f"{where}; expected {', '.join(SUFFIXES)}{' in a folder of its class' * labelled}.")
+        raise DataError(
+            f"{where}; expected images, {', '.join(SUFFIXES)}{' in a folder of its class' * labelled}."
+        )
     return size
 
 

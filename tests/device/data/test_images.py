@@ -223,9 +223,9 @@ def test_a_file_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     [
         (
             lambda data: (data / "1" / "notes.txt").write_text("x"),
-            r"notes.txt: is no image by its name; expected .png",
+            r"notes.txt: is no image by its name; expected images, .png",
         ),
-        (lambda data: (data / "1" / "more.png").mkdir(), "more.png: is a folder; expected .png"),
+        (lambda data: (data / "1" / "more.png").mkdir(), "more.png: is a folder; expected images, .png"),
         (lambda data: (data / "a.png").write_bytes(b""), r"a.png: expected only folders here, one a class"),
         (lambda data: (data / "cat").mkdir(), "cat: label 'cat' is unknown; the model knows numbers from 0"),
         (
