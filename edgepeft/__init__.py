@@ -16,6 +16,7 @@ from edgepeft.errors import EdgepeftError
 from edgepeft.log import JsonLinesLog
 from edgepeft.model import Model, load
 from edgepeft.prediction import Classification, Regression
+from edgepeft.report import HtmlReport
 from edgepeft.training import Callback, Trainer, TrainingResult
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Callback",
     "Classification",
     "EdgepeftError",
+    "HtmlReport",
     "JsonLinesLog",
     "Model",
     "Regression",

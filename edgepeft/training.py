@@ -72,6 +72,9 @@ class Callback:
     An error that one raises ends the run: a checkpoint of what was done is written first, if there is a folder for it.
     """
 
+    def on_data(self, train_data: Dataset, eval_data: Dataset | None) -> None:
+        """When the data is open, before all else."""
+
     def on_train_begin(self, total_steps: int, first_step: int) -> None:
         """Before the first step; `first_step` is larger than 1 in a resumed run."""
 
@@ -147,6 +150,8 @@ class Trainer:
             if self.arguments.group_by_length and not rows.varies:
                 raise ArgumentError("group_by_length is for rows that have a length; this model's have none.")
             held_out = None if eval_data is None else self.model.open_data(eval_data, most)
+            for callback in callbacks:
+                callback.on_data(rows, held_out)
             path = None if checkpoint_dir is None else Path(checkpoint_dir) / CHECKPOINT
             run, history, state = self._start(rows, held_out, path if resume else None)
             loop = _Loop(self.model, self.arguments, rows, held_out, callbacks, path, run, history, state)

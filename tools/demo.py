@@ -15,7 +15,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from curves import curves_svg
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -73,25 +72,25 @@ def ask(model: Any, questions: list[dict[str, str]], console: Console, when: str
     ]
 
 
-def adapt(bundle: Path, output: Path) -> None:
-    """Asks, trains, asks again, and shows both."""
+def adapt(bundle: Path, output: Path, **settings: Any) -> None:
+    """Asks, trains, asks again, and shows both; settings are those of `TrainingArguments`."""
     import edgepeft
     from edgepeft.cli.commands import default_arguments
+    from edgepeft.curves import curves_svg
     from edgepeft.progress import progress
 
     console = Console()
-    assert importlib.util.find_spec("torch") is None, "the device's environment must not have torch"
-    print("== adapting on ONNX Runtime; torch is not installed here")
     questions = [json.loads(line) for line in (_DATA / "questions.jsonl").read_text().splitlines()]
     model = edgepeft.load(bundle)
     print(f"== asking {len(questions)} questions before training")
     before = ask(model, questions, console, "before")
     print("== training")
-    trainer = edgepeft.Trainer(model, default_arguments(model, {"evaluate_every": 13}))
-    result = trainer.fit(_DATA / "facts.jsonl", _DATA / "heldout.jsonl", callbacks=[progress(console)])
+    trainer = edgepeft.Trainer(model, default_arguments(model, {"evaluate_every": 13} | settings))
+    output.mkdir(parents=True, exist_ok=True)
+    callbacks = [progress(console), edgepeft.HtmlReport(output / "report.html", trainer)]
+    result = trainer.fit(_DATA / "facts.jsonl", _DATA / "heldout.jsonl", callbacks=callbacks)
     print("== asking again")
     after = ask(model, questions, console, "after")
-    output.mkdir(parents=True, exist_ok=True)
     result.adapter.save(output / "adapter")
     losses = list(enumerate(result.losses, 1))
     curves = [("training", losses), ("held-out questions", result.evaluation_losses)]
@@ -140,7 +139,8 @@ def report(
     )
     print(f"peak memory {figures['peak_memory_mb']:.0f} MB, adapter {result.adapter.size / 1e6:.2f} MB")
     print(
-        f"see {output / 'losses.svg'} (open it in a browser), {output / 'result.json'}, {output / 'adapter'}"
+        f"open {output / 'report.html'} in a browser: the loss curves, and all about the run; see also "
+        f"{output / 'losses.svg'}, {output / 'result.json'}, {output / 'adapter'}"
     )
 
 
@@ -150,6 +150,8 @@ def main() -> None:
         case ["export", bundle]:
             export(Path(bundle))
         case ["adapt", bundle, output]:
+            assert importlib.util.find_spec("torch") is None, "the device's environment must not have torch"
+            print("== adapting on ONNX Runtime; torch is not installed here")
             adapt(Path(bundle), Path(output))
         case _:
             sys.exit(__doc__)

@@ -21,11 +21,12 @@ from edgepeft.cli.shared import (
     print_json,
     threads_option,
 )
-from edgepeft.errors import BundleError
+from edgepeft.errors import ArgumentError, BundleError
 from edgepeft.limits import MiB
 from edgepeft.log import JsonLinesLog
 from edgepeft.model import Model, load
 from edgepeft.progress import progress
+from edgepeft.report import HtmlReport
 from edgepeft.training import Callback, Trainer, TrainingResult
 
 
@@ -74,6 +75,11 @@ def _option(name: str, text: str, kind: Any = int) -> Callable[[Any], Any]:
 @click.option(
     "--log", type=click.Path(dir_okay=False, path_type=Path), help="JSON Lines of every step, appended to."
 )
+@click.option(
+    "--report",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="HTML file that tells of the run: curves, data, settings, and a few held-out rows before and after.",
+)
 @click.option("--checkpoint-dir", type=click.Path(path_type=Path), help="Folder of the checkpoint.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint, if there is one.")
 @threads_option
@@ -89,6 +95,7 @@ def train(
     checkpoint_dir: Path | None,
     resume: bool,
     log: Path | None,
+    report: Path | None,
     threads: int | None,
     as_json: bool,
     **settings: Any,
@@ -99,6 +106,10 @@ def train(
     that is there already is not replaced then.
     """
     check_adapter_output(output)
+    if report is not None and output.absolute() in report.absolute().parents:
+        raise ArgumentError(
+            f"--report {report} is in --output, which holds the adapter alone. Choose another place."
+        )
     if checkpoint_dir is not None:
         store.check_writable(checkpoint_dir)
     model = load(bundle, adapter, threads=threads)
@@ -107,27 +118,30 @@ def train(
     arguments = default_arguments(
         model, {name: value for name, value in settings.items() if value is not None}
     )
+    trainer = Trainer(model, arguments)
     saved = AdapterOutput(output)
     callbacks: list[Callback] = [saved, progress(Console(stderr=True))]
-    if log is not None:
+    if report is not None:
+        callbacks.append(HtmlReport(report, trainer))
+    if log is not None:  # after what may be refused: it makes its file at once
         callbacks.append(JsonLinesLog(log))
-    result = Trainer(model, arguments).fit(
+    result = trainer.fit(
         data,
         eval_data,
         callbacks=callbacks,
         checkpoint_dir=checkpoint_dir,
         resume=resume,
     )
-    summary = _summary(result, saved.written)
     if as_json:
+        summary = _summary(result, saved.written) | {"report": None if report is None else str(report)}
         print_json(summary | {"losses": result.losses, "arguments": dataclasses.asdict(arguments)})
     else:
-        click.echo(_told(result, saved, can_resume=checkpoint_dir is not None))
+        click.echo(_told(result, saved, report, can_resume=checkpoint_dir is not None))
     if result.stop_reason == "stopped":
         raise click.exceptions.Exit(1)
 
 
-def _told(result: TrainingResult, saved: AdapterOutput, *, can_resume: bool) -> str:
+def _told(result: TrainingResult, saved: AdapterOutput, report: Path | None, *, can_resume: bool) -> str:
     """A run's result in a line."""
     held_out = result.evaluation_losses
     written = (
@@ -150,7 +164,8 @@ def _told(result: TrainingResult, saved: AdapterOutput, *, can_resume: bool) -> 
             else "a run with --checkpoint-dir can go on",
         ],
     }
-    return "; ".join([", ".join(parts), *endings[result.stop_reason]])
+    told = [] if report is None else [f"see {report}"]
+    return "; ".join([", ".join(parts), *endings[result.stop_reason], *told])
 
 
 def default_arguments(model: Model, given: dict[str, Any]) -> TrainingArguments:

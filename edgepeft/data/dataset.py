@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 from edgepeft import limits
 from edgepeft.data.contract import Encoded, Record, Records, Row
@@ -70,6 +71,15 @@ class Dataset:
         found = dict(zip(missing, self._encode(self._records.read(missing)), strict=True)) if missing else {}
         return [found[index] if index in found else self._window[index] for index in indices]
 
+    def records(self, indices: Sequence[int]) -> list[tuple[str, Record]]:
+        """The records at some indices as the user has them, each with its place for a message.
+
+        Raises:
+            DataError: The data was changed.
+        """
+        found = self._records.read(indices)
+        return [(where, {"text": record} if isinstance(record, str) else record) for where, record in found]
+
     def lengths(self, indices: Sequence[int]) -> list[int]:
         """How long the rows at some indices are; of rows that stream, these are kept until others are asked for.
 
@@ -86,10 +96,15 @@ class Dataset:
         for start in range(0, len(self), size):
             yield [one.row for one in self.read(range(start, min(len(self), start + size)))]
 
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of all rows in order: of a file, the file's own."""
+        return self._records.digest()
+
     def fingerprint(self) -> str:
         """A hash of all rows in order and of the classes' names, which tells a resumed run that its data is the same."""
         classes = "\n".join(self._encoder.classes or [])
-        return hashlib.sha256(f"{self._records.digest()}\n{classes}".encode()).hexdigest()
+        return hashlib.sha256(f"{self.digest}\n{classes}".encode()).hexdigest()
 
     def _encode(self, found: Sequence[tuple[str, Record]]) -> list[Encoded]:
         rows = []

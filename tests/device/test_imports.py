@@ -59,6 +59,7 @@ def test_the_facade_is_small() -> None:
         "Callback",
         "Classification",
         "EdgepeftError",
+        "HtmlReport",
         "JsonLinesLog",
         "Model",
         "Regression",

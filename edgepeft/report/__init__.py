@@ -1,0 +1,89 @@
+"""The report of a training run: one HTML file that needs nothing from elsewhere."""
+
+import datetime as dt
+import os
+import time
+from pathlib import Path
+
+from edgepeft import store
+from edgepeft.data import Dataset
+from edgepeft.errors import StorageError
+from edgepeft.report import page, samples
+from edgepeft.report.machine import machine, versions
+from edgepeft.report.page import MARK, Facts
+from edgepeft.report.samples import Samples
+from edgepeft.report.summary import summarize
+from edgepeft.training import Callback, Trainer, TrainingResult
+
+
+class HtmlReport(Callback):
+    """Writes a report when a run ends, also one that a signal stopped; docs/report.md says what is in it.
+
+    A few held-out rows, or else training rows, are asked under the adapter that the run began with and under the one
+    that it made; their text is in the report. A run that was asked to stop is not kept waiting for that.
+
+    Args:
+        path: The file; a report that is there is replaced, anything else is not.
+        trainer: The trainer whose run is reported.
+
+    Raises:
+        StorageError: The file cannot be written, or is something else.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], trainer: Trainer) -> None:
+        self._path = Path(path)
+        self._model, self._arguments = trainer.model, trainer.arguments
+        _check_replaceable(self._path)
+        store.check_writable(self._path)
+
+    def on_data(self, train_data: Dataset, eval_data: Dataset | None) -> None:
+        """Looks at the data, and at the adapter that the run begins with."""
+        self._started = time.monotonic()
+        self._before = self._model.adapter
+        has_classes = self._model.bundle.manifest.classes is not None
+        self._train = summarize(train_data, has_classes=has_classes)
+        self._held_out = None if eval_data is None else summarize(eval_data, has_classes=has_classes)
+        self._asked = train_data if eval_data is None else eval_data
+        self._questions = samples.questions(self._model, self._asked)
+
+    def on_train_begin(self, total_steps: int, first_step: int) -> None:
+        """Remembers how long the run is."""
+        self._total_steps, self._first_step = total_steps, first_step
+
+    def on_train_end(self, result: TrainingResult) -> None:
+        """Writes the report."""
+        seconds = time.monotonic() - self._started
+        found = None if result.stop_reason == "stopped" else self._samples(result)
+        facts = Facts(
+            manifest=self._model.bundle.manifest,
+            arguments=self._arguments,
+            result=result,
+            total_steps=self._total_steps,
+            first_step=self._first_step,
+            seconds=seconds,
+            train=self._train,
+            held_out=self._held_out,
+            samples=found,
+            machine=machine(),
+            versions=versions(),
+            finished=dt.datetime.now().astimezone(),
+        )
+        store.write_file(self._path, page.render(facts))
+
+    def _samples(self, result: TrainingResult) -> Samples:
+        answers = samples.ask(self._model, self._questions, self._before, result.adapter)
+        size = self._arguments.batch_size
+        classes, changes = samples.classify(self._model, self._asked, size, self._before, result.adapter)
+        return Samples(answers, classes, changes)
+
+
+def _check_replaceable(path: Path) -> None:
+    """A file that was named by mistake, such as the data, is not overwritten."""
+    if not path.exists():
+        return
+    start = None
+    if path.is_file():
+        with path.open("rb") as file:
+            start = file.read(len(MARK))
+    if start not in (MARK, b""):
+        raise StorageError(f"{path}: exists and is no training report. Choose another file.")
