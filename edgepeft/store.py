@@ -2,8 +2,9 @@
 
 import ctypes
 import errno
-import hashlib
+import fcntl
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -44,6 +45,9 @@ _ADVICE = {
     errno.EACCES: "Write to a folder that you own",
     errno.EPERM: "Write to a folder that you own",
 }
+
+#: Random bytes in the name of a temporary file or folder.
+_TOKEN_BYTES = 4
 
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
@@ -195,11 +199,6 @@ def _aligned(size: int) -> memoryview:
     return block[start : start + size].data
 
 
-def sha256(content: bytes | memoryview) -> str:
-    """The SHA-256 of a buffer, 64 hexadecimal digits."""
-    return hashlib.sha256(content).hexdigest()
-
-
 def sync_folder(folder: Path) -> None:
     """Makes what was created, renamed or removed in a folder durable, where the file system knows how."""
     descriptor = os.open(folder, _READ_FOLDER)
@@ -215,20 +214,17 @@ def sync_folder(folder: Path) -> None:
 def write_file(path: Path, content: bytes | memoryview) -> None:
     """Replaces a file's content, durably and at once; missing folders are made.
 
+    What power cuts left of earlier writes of the same file is removed.
+
     Raises:
         StorageError: The file system refused; the old content is untouched.
     """
-    with _refusals(path), _parents(path.parent):
-        temporary = _beside(path)
-        try:
-            _write(temporary, content)
-            temporary.replace(path)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
+    with _refusals(path), _parents(path.parent), _temporary(path) as (temporary, descriptor):
+        _write(descriptor, content)
+        temporary.replace(path)
     with _refusals(path, _NOT_DURABLE):
         sync_folder(path.parent)
+    _remove_stale(path)
 
 
 def check_writable(path: Path) -> None:
@@ -296,18 +292,54 @@ def new_folder(path: Path, *, replaceable: Callable[[Path], bool]) -> Iterator[P
 
 def _beside(path: Path) -> Path:
     """A name that nobody has, in the same folder: only there is a rename one step."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    return path.with_name(f".{path.name}.{secrets.token_hex(_TOKEN_BYTES)}")
 
 
-def _write(path: Path, content: bytes | memoryview) -> None:
-    descriptor = os.open(path, _CREATE, 0o666)
+@contextmanager
+def _temporary(path: Path) -> Iterator[tuple[Path, int]]:
+    """A new file beside another, which goes again if the block fails; a lock says that its writer lives."""
+    while True:
+        place = _beside(path)
+        descriptor = os.open(place, _CREATE, 0o666)
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            break
+        os.close(descriptor)  # somebody who cleans up was faster than the lock
     try:
-        rest = memoryview(content).cast("B")
-        while rest:
-            rest = rest[os.write(descriptor, rest[:_CHUNK_BYTES]) :]
-        os.fsync(descriptor)
+        yield place, descriptor
+    except BaseException:
+        with suppress(OSError):
+            place.unlink(missing_ok=True)
+        raise
     finally:
         os.close(descriptor)
+
+
+def _write(descriptor: int, content: bytes | memoryview) -> None:
+    rest = memoryview(content).cast("B")
+    while rest:
+        rest = rest[os.write(descriptor, rest[:_CHUNK_BYTES]) :]
+    os.fsync(descriptor)
+
+
+def _remove_stale(path: Path) -> None:
+    """Removes temporary files of a file whose writers are dead: nobody holds their lock."""
+    ours = re.compile(re.escape(f".{path.name}.") + rf"[0-9a-f]{{{2 * _TOKEN_BYTES}}}")
+    with suppress(OSError), os.scandir(path.parent) as entries:
+        for entry in entries:
+            if ours.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                _remove_unlocked(entry.path)
+
+
+def _remove_unlocked(path: str) -> None:
+    with suppress(OSError):
+        descriptor = os.open(path, _READ)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(path)  # noqa: PTH108 - beside the other calls of os
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager

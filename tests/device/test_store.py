@@ -369,3 +369,91 @@ def test_a_full_disk_leaves_what_was_there(tiny_disk: Path) -> None:
         store.write_folder(tiny_disk / "folder", {"a": b"", "b": b"x" * (1 << 17)}, replaceable=_always)
     assert snapshot(tiny_disk) == before
     store.write_file(tiny_disk / "file", b"x" * (1 << 14))
+
+
+# What a power cut leaves.
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def _left_by_a_power_cut(folder: Path, name: str = "run") -> Path:
+    """The temporary file of a writer that is dead."""
+    left = folder / f".{name}.0123abcd"
+    left.write_bytes(b"half")
+    return left
+
+
+def test_what_a_power_cut_left_goes_with_the_next_write(tmp_path: Path) -> None:
+    """Only after the new content is in place, and only of the same file."""
+    left, other = _left_by_a_power_cut(tmp_path), _left_by_a_power_cut(tmp_path, "walk")
+    store.write_file(tmp_path / "run", b"new")
+    assert not left.exists()
+    assert other.exists()
+    assert (tmp_path / "run").read_bytes() == b"new"
+
+
+def test_what_a_power_cut_left_stays_if_the_write_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody may still want it."""
+    left = _left_by_a_power_cut(tmp_path)
+    monkeypatch.setattr(os, "write", _failing(errno.ENOSPC))
+    with pytest.raises(StorageError):
+        store.write_file(tmp_path / "run", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == [left.name]
+
+
+@pytest.mark.parametrize(
+    "name", [".run.0123abc", ".run.0123abcde", ".run.0123ABCD", "run.0123abcd", ".run.x.0123abcd"]
+)
+def test_files_of_other_names_are_left_alone(tmp_path: Path, name: str) -> None:
+    """Exactly the names that this program gives."""
+    (tmp_path / name).write_bytes(b"mine")
+    store.write_file(tmp_path / "run", b"new")
+    assert (tmp_path / name).read_bytes() == b"mine"
+
+
+def test_what_is_no_regular_file_is_left_alone(tmp_path: Path) -> None:
+    """A link, a pipe and a folder of such a name are nobody's temporary files."""
+    (tmp_path / "target").write_bytes(b"mine")
+    (tmp_path / ".run.00000001").symlink_to("target")
+    os.mkfifo(tmp_path / ".run.00000002")
+    (tmp_path / ".run.00000003").mkdir()
+    before = _names(tmp_path)
+    store.write_file(tmp_path / "run", b"new")
+    assert _names(tmp_path) == sorted([*before, "run"])
+
+
+def test_a_live_writers_file_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that write the same file at once both succeed; the later one wins."""
+    real, inside = os.fsync, []
+
+    def another_first(descriptor: int) -> None:
+        if not inside:
+            inside.append(True)
+            store.write_file(tmp_path / "run", b"another's")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", another_first)
+    store.write_file(tmp_path / "run", b"ours")
+    assert (tmp_path / "run").read_bytes() == b"ours"
+    assert _names(tmp_path) == ["run"]
+
+
+def test_a_cleaner_that_is_faster_than_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A temporary file that is taken away before it could be locked is made again."""
+    real, made = os.open, []
+
+    def taken_away(path: object, flags: int, *rest: object, **options: object) -> int:
+        descriptor = real(path, flags, *rest, **options)
+        if flags & os.O_CREAT and not made:
+            made.append(path)
+            Path(str(path)).unlink()
+        return descriptor
+
+    monkeypatch.setattr(os, "open", taken_away)
+    store.write_file(tmp_path / "run", b"new")
+    assert made
+    assert (tmp_path / "run").read_bytes() == b"new"
