@@ -1,7 +1,11 @@
-"""Progress of training: a bar with loss, rate and time left on a terminal, plain lines in a pipe."""
+"""Progress of training: loss, rate and time left, as a bar on a terminal and as plain lines in a pipe."""
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from edgepeft.engines.base import StepResult
 from edgepeft.training import Callback, TrainingResult
@@ -9,36 +13,75 @@ from edgepeft.training import Callback, TrainingResult
 #: Lines that a run prints into a pipe, about.
 _LINES = 20
 
+#: Columns of the bar: with the rest of the line it fits a terminal of 80.
+_BAR_COLUMNS = 16
+
+Clock = Callable[[], float]
+
+
+def pace(steps: int, seconds: float, left: int) -> str:
+    """Rate and time left, as text.
+
+    Args:
+        steps: Steps made.
+        seconds: What they took.
+        left: Steps to make.
+    """
+    if not steps or seconds <= 0:
+        return ""
+    rate = steps / seconds
+    told = f"{rate:.1f} steps/s" if rate >= 1 else f"{1 / rate:.1f} s/step"
+    return f"{told}, {timedelta(seconds=round(left / rate))} left"
+
+
+class _Pace:
+    """The pace of one run; evaluations and checkpoints are in it."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.begin(1, 1)
+
+    def begin(self, total_steps: int, first_step: int) -> None:
+        self.total = total_steps
+        self._done = first_step - 1
+        self._started = self._clock()
+
+    def text(self, step: int) -> str:
+        return pace(step - self._done, self._clock() - self._started, self.total - step)
+
 
 class TerminalProgress(Callback):
     """A bar on a terminal."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
         self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=_BAR_COLUMNS),
             MofNCompleteColumn(),
             TextColumn("{task.fields[loss]}"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[pace]}"),
             console=console,
         )
-        self._task = self._bar.add_task("training", loss="", start=False)
+        self._task = self._bar.add_task("training", loss="", pace="", start=False)
         self._held_out = ""
+        self._pace = _Pace(clock)
 
     def on_train_begin(self, total_steps: int, first_step: int) -> None:
         """Shows the bar."""
+        self._pace.begin(total_steps, first_step)
+        self._held_out = ""
         self._bar.update(self._task, total=total_steps, completed=first_step - 1)
         self._bar.start_task(self._task)
         self._bar.start()
 
     def on_step_end(self, step: int, result: StepResult) -> None:
         """Moves the bar."""
-        self._bar.update(self._task, completed=step, loss=f"loss {result.loss:.4f}{self._held_out}")
+        loss = f"loss {result.loss:.3f}{self._held_out}"
+        self._bar.update(self._task, completed=step, loss=loss, pace=self._pace.text(step))
 
     def on_evaluate(self, step: int, loss: float) -> None:
         """Shows the loss on held-out rows."""
         del step
-        self._held_out = f", held-out {loss:.4f}"
+        self._held_out = f" ({loss:.3f} held-out)"
 
     def on_train_end(self, result: TrainingResult) -> None:
         """Tells of rows that were cut."""
@@ -52,23 +95,27 @@ class TerminalProgress(Callback):
 class LineProgress(Callback):
     """About twenty lines in a pipe."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
         self._console = console
-        self._total = 1
+        self._pace = _Pace(clock)
 
     def on_train_begin(self, total_steps: int, first_step: int) -> None:
         """Remembers how long the run is."""
-        del first_step
-        self._total = total_steps
+        self._pace.begin(total_steps, first_step)
 
     def on_step_end(self, step: int, result: StepResult) -> None:
         """Prints every so many steps."""
-        if step == self._total or step % max(1, self._total // _LINES) == 0:
-            self._console.print(f"step {step}/{self._total} loss {result.loss:.4f}", highlight=False)
+        total = self._pace.total
+        if step == total or step % max(1, total // _LINES) == 0:
+            told = [f"step {step}/{total} loss {result.loss:.4f}", self._pace.text(step)]
+            self._print(", ".join(filter(None, told)))
 
     def on_evaluate(self, step: int, loss: float) -> None:
         """Prints the loss on held-out rows."""
-        self._console.print(f"step {step}/{self._total} held-out loss {loss:.4f}", highlight=False)
+        self._print(f"step {step}/{self._pace.total} held-out loss {loss:.4f}")
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, highlight=False, soft_wrap=True)
 
     def on_train_end(self, result: TrainingResult) -> None:
         """Tells of rows that were cut."""

@@ -183,9 +183,14 @@ def class_index(label: Any, classes: Sequence[str]) -> int:
 
 def _array(value: Any, port: Port) -> Array:
     try:
-        return arrays.convert(value, port.dtype)
+        array = arrays.convert(value, port.dtype)
     except ValueError as error:
         raise DataError(f"{port.name!r} is no {port.dtype} array: {error}.") from error
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise DataError(
+            f"{port.name!r} holds NaN or infinity, or a number beyond {port.dtype}. Fill or leave out what is missing."
+        )
+    return array
 
 
 def _shortened(value: Array, port: Port, length: int) -> Array:

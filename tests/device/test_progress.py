@@ -1,6 +1,8 @@
 """What a user sees of a run."""
 
 import io
+import itertools
+import re
 
 import pytest
 from rich.console import Console
@@ -8,15 +10,15 @@ from rich.console import Console
 import edgepeft
 from edgepeft.engines.base import StepResult
 from edgepeft.errors import ArgumentError, DataError, EngineError
-from edgepeft.progress import progress
+from edgepeft.progress import LineProgress, TerminalProgress, pace, progress
 
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 
 
 def test_a_pipe_gets_about_twenty_plain_lines() -> None:
     """No control characters; the last step is always told, and so is each evaluation."""
-    stream = io.StringIO()
-    shown = progress(Console(file=stream))
+    stream, clock = io.StringIO(), itertools.count(step=2)
+    shown = LineProgress(Console(file=stream), clock=lambda: next(clock))
     shown.on_train_begin(1000, 1)
     for step in range(1, 1001):
         shown.on_step_end(step, StepResult(2.0, 1.0, 1.0, 0.1))
@@ -24,8 +26,40 @@ def test_a_pipe_gets_about_twenty_plain_lines() -> None:
     shown.close()
     lines = stream.getvalue().splitlines()
     assert 15 <= len(lines) <= 25
-    assert lines[-2:] == ["step 1000/1000 loss 2.0000", "step 1000/1000 held-out loss 1.5000"]
+    assert lines[0] == "step 50/1000 loss 2.0000, 25.0 steps/s, 0:00:38 left"
+    assert lines[-2:] == [
+        "step 1000/1000 loss 2.0000, 25.0 steps/s, 0:00:00 left",
+        "step 1000/1000 held-out loss 1.5000",
+    ]
     assert "\x1b" not in stream.getvalue()
+
+
+def test_a_terminal_shows_loss_rate_and_time_left() -> None:
+    """In 80 columns, nothing cut off; a resumed run counts its own steps."""
+    stream, clock = io.StringIO(), itertools.count()
+    console = Console(file=stream, force_terminal=True, width=80)
+    shown = TerminalProgress(console, clock=lambda: next(clock) * 2.5)
+    shown.on_train_begin(1000, 401)
+    shown.on_step_end(401, StepResult(12.34567, 1.0, 1.0, 0.1))
+    shown.on_evaluate(401, 11.5)
+    shown.on_step_end(402, StepResult(12.25, 1.0, 1.0, 0.1))
+    shown.close()
+    last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue()).splitlines()[-1]
+    assert "402/1000 loss 12.250 (11.500 held-out) 2.5 s/step, 0:24:55 left" in " ".join(last.split())
+
+
+@pytest.mark.parametrize(
+    ("steps", "seconds", "left", "told"),
+    [
+        (0, 5.0, 10, ""),
+        (3, 0.0, 10, ""),
+        (10, 4.0, 100, "2.5 steps/s, 0:00:40 left"),
+        (1, 90.0, 1000, "90.0 s/step, 1 day, 1:00:00 left"),
+    ],
+)
+def test_the_pace(steps: int, seconds: float, left: int, told: str) -> None:
+    """Steps a second, or seconds a step where those are more."""
+    assert pace(steps, seconds, left) == told
 
 
 def test_a_short_run_tells_every_step() -> None:

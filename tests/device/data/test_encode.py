@@ -204,3 +204,13 @@ def test_rows_for_a_prediction_need_no_label(handmade: Path) -> None:
         DataError, match=r'row 1: is for a language model; .*: expected {"text", "label"}, or the arrays'
     ):
         model.open_data([{"text": "ab"}])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e39])
+def test_a_number_that_is_none_is_told_with_its_row(handmade: Path, value: float) -> None:
+    """In training it would spoil the loss of a whole batch, and nobody could say which row it was."""
+    model = edgepeft.load(handmade / "regression")
+    good = {"x": np.zeros(3), "target": np.zeros(32)}
+    bad = good | {"x": np.array([0, value, 0])}
+    with pytest.raises(DataError, match="row 2: 'x' holds NaN or infinity, or a number beyond float32"):
+        read(model, [good, bad, good])
