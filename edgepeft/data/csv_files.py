@@ -60,10 +60,7 @@ class CsvFile:
 
     def split(self, lines: Lines) -> Iterator[tuple[Place, list[str]]]:
         """Each row below the header."""
-        rows = _fields(lines)
-        if lines.place.offset == 0:
-            next(rows, None)
-        return rows
+        return _fields(lines)
 
     def scan(self, raw: list[str]) -> Record:
         """As `decode`."""

@@ -30,11 +30,11 @@ class Rows:
     size = 0
 
     def __init__(self, rows: Iterable[Record] | Iterable[str]) -> None:
-        if not isinstance(rows, Iterable):
+        indexed = hasattr(rows, "__getitem__") and hasattr(rows, "__len__")
+        if not indexed and not isinstance(rows, Iterable):
             raise DataError(
                 f"the data: expected a file, a folder, columns or a list of rows, got {type(rows).__name__}."
             )
-        indexed = hasattr(rows, "__getitem__") and hasattr(rows, "__len__")
         self._rows: _Indexed = rows if indexed else list(rows)  # type: ignore[assignment]
 
     def __len__(self) -> int:
@@ -42,14 +42,23 @@ class Rows:
 
     def read(self, indices: Sequence[int]) -> list[tuple[str, Record]]:
         """The rows at some indices."""
-        return [(f"row {index + 1}", self._rows[index]) for index in indices]
+        return [(f"row {index + 1}", self._row(index)) for index in indices]
 
     def digest(self) -> str:
         """SHA-256 of all rows."""
         digest = hashlib.sha256()
         for index in range(len(self)):
-            _feed(digest, self._rows[index])
+            _feed(digest, self._row(index))
         return digest.hexdigest()
+
+    def _row(self, index: int) -> Any:
+        try:
+            return self._rows[index]
+        except Exception as error:  # whoever made it decides what it raises
+            raise DataError(
+                f"row {index + 1}: cannot be read: {type(error).__name__}: {error}. Give a list of dicts, or a dict "
+                "of columns."
+            ) from error
 
 
 class Columns:

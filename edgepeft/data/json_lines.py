@@ -18,7 +18,7 @@ class JsonLines:
         """Each line that is not blank."""
         place = lines.place
         for line in lines:
-            if not line.isspace():
+            if line.strip():
                 yield place, line
             place = lines.place
 

@@ -1,6 +1,5 @@
 """Data in memory: lists, generators, columns, and what is none of these."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +33,6 @@ class Lazy:
 
     def __len__(self) -> int:
         return len(self.columns["x"])
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        raise AssertionError("what can be indexed need not be gone through")
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         self.asked.append(index)
@@ -108,6 +104,19 @@ def test_texts_are_rows(handmade: Path) -> None:
     assert np.array_equal(plain.row["input_ids"], named.row["input_ids"])
     with pytest.raises(DataError, match="row 1: expected a mapping of names to values, got str"):
         edgepeft.load(handmade / "regression").open_data(["abc"])
+
+
+def test_rows_that_cannot_be_had(model: edgepeft.Model) -> None:
+    """A table of another library, which is indexed by column, or a reader that fails: the row, and what to give."""
+
+    class Table(Lazy):
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            raise KeyError(index)
+
+    with pytest.raises(
+        DataError, match=r"row 1: cannot be read: KeyError: 0. Give a list of dicts, or a dict of"
+    ):
+        model.open_data(Table(arrays(3)))
 
 
 DIFFERENT = [

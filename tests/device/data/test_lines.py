@@ -1,13 +1,17 @@
 """Indexed files: any record is found, in memory that does not grow, and a changed file is told."""
 
+import csv
 import json
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edgepeft import limits
+from edgepeft.data.csv_files import CsvFile
 from edgepeft.data.files import sha256
 from edgepeft.data.json_lines import JsonLines
 from edgepeft.data.lines import IndexedFile, Place, SparseIndex
@@ -40,6 +44,28 @@ def test_every_record_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         wanted = [*order[start : start + 40], order[start]]
         assert [record["n"] for _, record in records.read(wanted)] == wanted
     assert [record["n"] for _, record in records.read(range(1000))] == list(range(1000))
+
+
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_size=12)
+
+
+@given(rows=st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=40), data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_any_table_comes_back(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]], data: st.DataObject
+) -> None:
+    """Whatever is in its fields, quotes and ends of lines too, from an index of any size, in any order."""
+    path = tmp_path_factory.mktemp("csv") / "a.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("a", "b"), *rows])
+    order = data.draw(st.permutations(range(len(rows))))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limits, "MAX_INDEX_ENTRIES", data.draw(st.integers(1, 8)))
+        records = IndexedFile(path, lambda lines: CsvFile(lines, (), None, text=True), lambda _: None)
+        assert len(records) == len(rows)
+        assert [record for _, record in records.read(order)] == [
+            {"a": rows[index][0], "b": rows[index][1]} for index in order
+        ]
 
 
 def test_the_line_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
