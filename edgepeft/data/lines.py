@@ -163,7 +163,7 @@ class IndexedFile:
             records: Iterator[tuple[Place, Any]] = iter(())
             following, until = 0, 0  # which record the iterator gives next, and where it is better to seek
             for index in sorted(set(indices)):
-                if not following <= index < until:
+                if index >= until:
                     entry = index // self.index.stride
                     following = entry * self.index.stride
                     until = following + self.index.stride

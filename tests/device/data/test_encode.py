@@ -155,6 +155,9 @@ def test_a_cut_that_leaves_nothing_to_learn_is_refused(handmade: Path) -> None:
         model.open_data(data, 10)
     (row,) = model.open_data(data[1:], 11).read([0])
     assert (row.row["labels"] != -100).sum() == 1
+    tokens = {"input_ids": [5, 6, 7], "attention_mask": [1, 1, 1], "labels": [5, -100, 7]}
+    with pytest.raises(DataError, match="among its first 2 tokens"):  # nothing foretells the first
+        model.open_data([tokens], 2)
 
 
 def test_a_classifiers_text_keeps_its_special_tokens(bundles: Path) -> None:
