@@ -12,6 +12,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before anything imports onnxruntime
 from edgepeft.adapter import Adapter
 from edgepeft.arguments import TrainingArguments
 from edgepeft.bundle import Bundle
+from edgepeft.engines.base import StepResult
 from edgepeft.errors import EdgepeftError
 from edgepeft.log import JsonLinesLog
 from edgepeft.model import Model, load
@@ -29,6 +30,7 @@ __all__ = [
     "JsonLinesLog",
     "Model",
     "Regression",
+    "StepResult",
     "Trainer",
     "TrainingArguments",
     "TrainingResult",

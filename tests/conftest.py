@@ -1,6 +1,9 @@
 """What all tests share: the small bundles, exported once a run unless the Makefile did it before."""
 
 import os
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -23,3 +26,16 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def handmade() -> Path:
     """Folder of the bundles that tools/make_handmade_bundle.py wrote: they need no export."""
     return Path(__file__).parent / "data" / "handmade"
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """The wheel that `pip wheel .` makes, without the network."""
+    folder = tmp_path_factory.mktemp("wheel")
+    options = ["--no-deps", "--no-index", "--no-build-isolation", f"--wheel-dir={folder}"]
+    command = [sys.executable, "-m", "pip", "wheel", ".", *options]
+    root = Path(__file__).parents[1]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (path,) = folder.glob("*.whl")
+    return zipfile.ZipFile(path)

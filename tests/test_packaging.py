@@ -22,19 +22,7 @@ def run(*command: str, text: str | None = None) -> subprocess.CompletedProcess[s
     )
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """The wheel that `pip wheel .` makes, without the network."""
-    folder = tmp_path_factory.mktemp("wheel")
-    done = run(
-        "pip", "wheel", ".", "--no-deps", "--no-index", "--no-build-isolation", f"--wheel-dir={folder}"
-    )
-    assert done.returncode == 0, done.stderr
-    (path,) = folder.glob("*.whl")
-    return zipfile.ZipFile(path)
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def metadata(wheel: zipfile.ZipFile) -> email.message.Message:
     """What the wheel says of itself."""
     (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))

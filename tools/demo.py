@@ -52,7 +52,6 @@ def export(bundle: Path) -> None:
             **vars(source), adapter=adapter, output=partial, training=_TRAINING, progress=stage
         )
     partial.rename(bundle)
-    assert report is not None
     print(report.table())
     print(f"== exported and compared with PyTorch in {time.perf_counter() - started:.0f} s")
 

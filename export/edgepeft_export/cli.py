@@ -173,10 +173,10 @@ def _export(output: Path, arguments: Mapping[str, Any], *, as_json: bool) -> Non
     seconds = time.perf_counter() - started
     size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
     if as_json:
-        rows = [] if report is None else [vars(row) for row in report.rows]
+        rows = [vars(row) for row in report.rows]
         click.echo(json.dumps({"bundle": str(output), "bytes": size, "seconds": seconds, "verify": rows}))
         return
-    if report is not None:
+    if report.rows:
         click.echo(report.table())
     click.echo(f"{output}: {size / 1e6:,.1f} MB, exported in {seconds:.0f} s")
 

@@ -61,7 +61,7 @@ class Report:
 
     def table(self) -> str:
         """The rows as text, one a line."""
-        width = max(len(row.what) for row in self.rows)
+        width = max((len(row.what) for row in self.rows), default=0)
         verdict = {True: "ok", False: "FAILED"}
         return "\n".join(
             f"{row.what:<{width}}  {row.error:.1e}  (limit {row.limit:.0e})  {verdict[row.passed]}"

@@ -104,7 +104,6 @@ def export(net: ConvNet, example: Digits, bundle: Path) -> None:
         labels=LABELS,
         training=_TRAINING,
     )
-    assert report is not None
     print(report.table())
 
 

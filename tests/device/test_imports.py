@@ -63,6 +63,7 @@ def test_the_facade_is_small() -> None:
         "JsonLinesLog",
         "Model",
         "Regression",
+        "StepResult",
         "Trainer",
         "TrainingArguments",
         "TrainingResult",

@@ -63,7 +63,7 @@ def export(model: nn.Module, inputs: Mapping[str, Tensor], path: Path, **changes
     """Exports, compares with PyTorch, trains a step on the device, and opens the bundle."""
     arguments = {"loss": "cross_entropy", "adapter": None} | changes
     report = edgepeft_export.export(model, inputs, output=path, **arguments)
-    assert report is not None
+    assert report.rows
     opened = edgepeft.load(path)
     rows = [{name: value[i].numpy() for name, value in inputs.items()} for i in range(2)]
     for optimizer in names.OPTIMIZERS:

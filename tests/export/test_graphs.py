@@ -87,7 +87,7 @@ def test_an_output_may_be_called_like_an_operator(tmp_path: Path) -> None:
     """`embedding` is also what the trace calls a look-up in a table: the output keeps the name, and PyTorch's values."""
     recipe = dict(RECIPES["embedder"]())
     report = edgepeft_export.export(**recipe, output=tmp_path / "bundle")
-    assert report is not None
+    assert report.rows
     outputs = Bundle.open(tmp_path / "bundle").manifest.graphs["infer"].outputs
     assert [port.name for port in outputs] == ["embedding", "logits"]
 
