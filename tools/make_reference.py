@@ -22,7 +22,6 @@ _WIDTH = 100
 _NAMED = [
     "edgepeft.data.contract.Data",
     "edgepeft.data.dataset.Dataset",
-    "edgepeft.engines.base.StepResult",
     "edgepeft.text.Message",
 ]
 _NAMED_BY_EXPORT = ["edgepeft.manifest.TextInfo", "edgepeft.manifest.ImageInfo"]

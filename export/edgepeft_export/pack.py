@@ -94,9 +94,9 @@ def detach(model: ir.Model, name: str, weights: Collection[str]) -> bytes:
             have any name there, and are called after this graph.
     """
     graph = model.graph
-    for value in list(graph.initializers.values()):
-        if value.name in weights:
-            graph.initializers.pop(value.name)
+    for key, value in list(graph.initializers.items()):
+        if key in weights:
+            graph.initializers.pop(key)
             value.const_value = None
             graph.inputs.append(value)
         else:
