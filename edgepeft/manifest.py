@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,6 +24,16 @@ _WholeNumber = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 _Sha256 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.MAX_NAME_LENGTH)]
 _Dtype = Literal["float32", "float64", "int64", "int32", "bool", "uint8"]
+
+#: Terms of a graph's memory polynomial, by their names, as functions of rows and their length.
+MONOMIALS: dict[str, Callable[[int, int], int]] = {
+    "1": lambda _batch, _length: 1,
+    "batch": lambda batch, _length: batch,
+    "batch*length": lambda batch, length: batch * length,
+    "batch*length*length": lambda batch, length: batch * length * length,
+}
+_Monomial = Literal["1", "batch", "batch*length", "batch*length*length"]
+_Coefficient = Annotated[float, msgspec.Meta(ge=0, le=float(limits.MAX_BUNDLE_FILE_BYTES))]
 
 #: A path inside the bundle: plain names joined by slashes, none of which starts with a dot.
 _PATH = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]*(/[A-Za-z0-9_\-][A-Za-z0-9_.\-]*)*")
@@ -64,12 +75,17 @@ class Port(_Part, frozen=True):
 
 
 class GraphInfo(_Part, frozen=True):
-    """One graph: its file, its inputs and outputs in order, and the frozen weights that it reads."""
+    """One graph: its file, its inputs and outputs in order, the frozen weights that it reads, and its memory.
+
+    The memory is an estimate of its intermediate tensors in bytes, as coefficients of `MONOMIALS`; `None` where the
+    exporter could not tell.
+    """
 
     file: str
     inputs: list[Port]
     outputs: list[Port]
     weights: list[_Name]
+    memory: dict[_Monomial, _Coefficient] | None = None
 
 
 class TextInfo(_Part, frozen=True):

@@ -120,6 +120,7 @@ def export(
             labels=labels,
             training=training or {},
             assets=assets or {},
+            example={name: value.numpy() for name, value in example_inputs.items()},
         )
         write(Path(output), graphs, Adapter(tensors, attached.config), contents)
         if not check:

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from edgepeft import manifest as schema
 from edgepeft import names, store, tensors
 from edgepeft.adapter import Adapter
 from edgepeft.tensors import Array
+from edgepeft_export import memory
 from edgepeft_export.errors import ExportError
 from edgepeft_export.optimizer import accumulate_graph, update_graph
 
@@ -38,7 +39,7 @@ _MADE_BY = ("edgepeft", "torch", "onnx", "onnxscript", "onnx-ir", "transformers"
 
 @dataclass(frozen=True)
 class Contents:
-    """All that a bundle says about its model besides the graphs."""
+    """All that a bundle says about its model besides the graphs, and a batch to measure its memory with."""
 
     name: str
     architecture: str
@@ -50,6 +51,7 @@ class Contents:
     labels: Sequence[str] | None
     training: Mapping[str, int | float]
     assets: Mapping[str, bytes]
+    example: Mapping[str, Array] = field(default_factory=dict)
 
 
 def split(joint: ir.Model, adapter: Sequence[str], *, outputs_in_evaluate: bool) -> dict[str, ir.Model]:
@@ -156,7 +158,11 @@ def write(
         bound = Adapter(adapter.tensors, adapter.config, base_id)
         bound.save(folder / names.INITIAL_ADAPTER)
         files = {path: schema.file_entry(folder / path) for path in _listing(folder)}
-        manifest = _manifest(all_graphs, bound, contents, files)
+        peaks = {
+            name: memory.polynomial(model, folder, adapter.tensors, contents.example)
+            for name, model in graphs.items()
+        }
+        manifest = _manifest(all_graphs, bound, contents, files, peaks)
         store.write_file(folder / names.MANIFEST, schema.encode(manifest))
     return manifest
 
@@ -196,7 +202,11 @@ def _write_base(path: Path, graphs: Any) -> None:
 
 
 def _manifest(
-    graphs: Mapping[str, ir.Model], adapter: Adapter, contents: Contents, files: dict[str, schema.FileInfo]
+    graphs: Mapping[str, ir.Model],
+    adapter: Adapter,
+    contents: Contents,
+    files: dict[str, schema.FileInfo],
+    peaks: Mapping[str, Any],
 ) -> schema.Manifest:
     rows = [
         schema.AdapterTensor(name=name, dtype="float32", shape=list(value.shape))
@@ -212,7 +222,7 @@ def _manifest(
         loss=contents.loss,  # type: ignore[arg-type]
         base_id=adapter.base_id,
         adapter=schema.AdapterInfo(peft_type=adapter.config.get("peft_type"), tensors=rows),
-        graphs={name: _graph_info(name, model) for name, model in graphs.items()},
+        graphs={name: _graph_info(name, model, peaks.get(name)) for name, model in graphs.items()},
         text=contents.text,
         labels=None if contents.labels is None else list(contents.labels),
         training=dict(contents.training),
@@ -222,7 +232,7 @@ def _manifest(
     )
 
 
-def _graph_info(name: str, model: ir.Model) -> schema.GraphInfo:
+def _graph_info(name: str, model: ir.Model, peak: Any) -> schema.GraphInfo:
     return schema.GraphInfo(
         file=names.graph_file(name),
         inputs=[_port(value) for value in model.graph.inputs],
@@ -232,6 +242,7 @@ def _graph_info(name: str, model: ir.Model) -> schema.GraphInfo:
             for weight, value in model.graph.initializers.items()
             if isinstance(value.const_value, ir.ExternalTensor)
         ),
+        memory=peak,
     )
 
 
