@@ -1,20 +1,41 @@
-"""`edgepeft info`: what is in a bundle."""
+"""`edgepeft info`: a drawing of what is in a bundle."""
 
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.table import Table
+from rich.tree import Tree
 
+from edgepeft import estimate, names
 from edgepeft.bundle import Bundle
-from edgepeft.cli.shared import bundle_argument, console, json_option, print_json, size_text
+from edgepeft.cli.shared import (
+    bar,
+    bundle_argument,
+    console,
+    json_option,
+    plain,
+    print_json,
+    size_text,
+)
+from edgepeft.manifest import Manifest
+
+#: Batches whose memory is estimated.
+_BATCH_SIZES = (1, 4, 16)
+_LENGTHS = (64, 256, 1024)
 
 
 @click.command(epilog="\b\nExample:\n  edgepeft info bundle/")
 @bundle_argument
 @json_option
 def info(*, bundle: Path, as_json: bool) -> None:
-    """Shows what is in BUNDLE, after checking every file against its hash."""
+    """Shows what is in BUNDLE, after checking every file against its hash.
+
+    The memory for a training is an estimate, made from the bundle alone.
+    """
     opened = Bundle.open(bundle)
     manifest = opened.manifest
     adapter = opened.initial_adapter()
@@ -24,6 +45,7 @@ def info(*, bundle: Path, as_json: bool) -> None:
         "architecture": manifest.model.architecture,
         "task": manifest.task,
         "loss": manifest.loss,
+        "labels": manifest.labels,
         "parameters": manifest.model.parameters,
         "base_id": manifest.base_id,
         "peft_type": manifest.adapter.peft_type,
@@ -31,24 +53,94 @@ def info(*, bundle: Path, as_json: bool) -> None:
         "adapter_parameters": sum(value.size for value in adapter.tensors.values()),
         "adapter_bytes": adapter.size,
         "bundle_bytes": sum(file.size for file in manifest.files.values()),
+        "base_bytes": manifest.files[names.BASE].size,
         "graphs": {name: len(opened.graph(name)) for name in manifest.graphs},
+        "training": manifest.training,
+        "training_memory": _memory(manifest),
         "engines": ["stock"],
         "made_by": manifest.made_by,
     }
     if as_json:
         print_json(facts)
-        return
-    table = Table("", "", show_header=False, box=None)
-    for name, value in facts.items():
-        table.add_row(name.replace("_", " "), _shown(name, value))
-    console().print(table)
+    else:
+        console().print(_drawing(facts, manifest))
 
 
-def _shown(name: str, value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_shown(name, item)}" for key, item in value.items())
-    if isinstance(value, list):
-        return ", ".join(value)
-    if name.endswith("_bytes") or name == "graphs":
-        return size_text(value)
-    return f"{value:,}" if isinstance(value, int) else str(value)
+def _memory(manifest: Manifest) -> list[dict[str, Any]]:
+    """Estimated peak memory of a training by batch size and, where rows have one, length."""
+    graph = manifest.graphs.get(names.TRAIN)
+    if graph is None or graph.memory is None:
+        return []
+    longest = manifest.text.max_length if manifest.text else max(_LENGTHS)
+    varies = estimate.has_length(graph)
+    lengths = sorted({min(length, longest) for length in _LENGTHS}) if varies else [1]
+    rows = []
+    for batch_size in _BATCH_SIZES:
+        for length in lengths:
+            found = estimate.training_memory(manifest, batch_size, length)
+            assert found is not None
+            rows.append(
+                {"batch_size": batch_size, "length": length if varies else None, "bytes": found.total}
+            )
+    return rows
+
+
+def _drawing(facts: Mapping[str, Any], manifest: Manifest) -> Tree:
+    """The facts as a tree."""
+    tree = Tree(plain(f"{facts['model']}  ({facts['path']}, {size_text(facts['bundle_bytes'])})"))
+    model = tree.add("model")
+    _leaf(model, "architecture", facts["architecture"])
+    _leaf(model, "task", f"{facts['task']}, trained by {facts['loss']}")
+    _leaf(model, "parameters", f"{facts['parameters']:,}, frozen")
+    _leaf(model, "base id", facts["base_id"])
+    if manifest.classes is not None:
+        named = ", ".join(facts["labels"]) if facts["labels"] else "without names"
+        _leaf(model, "classes", f"{manifest.classes}: {named}")
+    adapter = tree.add(
+        plain(
+            f"adapter  {facts['peft_type'] or 'not of PEFT'}, {facts['adapter_parameters']:,} parameters, "
+            f"{size_text(facts['adapter_bytes'])}"
+        )
+    )
+    for pattern, count in _alike((tensor.name, tensor.shape) for tensor in manifest.adapter.tensors).items():
+        adapter.add(plain(f"{count} x {pattern}"))
+    tree.add("size").add(_sizes(manifest))
+    if facts["training_memory"]:
+        tree.add("memory for a training, estimated").add(_memory_table(facts["training_memory"]))
+    else:
+        tree.add("memory for a training: the exporter could not tell")
+    _leaf(tree, "recommended", ", ".join(f"{name} {value:g}" for name, value in facts["training"].items()))
+    _leaf(tree, "engines", ", ".join(facts["engines"]))
+    _leaf(tree, "made by", ", ".join(f"{name} {version}" for name, version in facts["made_by"].items()))
+    return tree
+
+
+def _leaf(tree: Tree, name: str, value: str) -> None:
+    if value:
+        tree.add(plain(f"{name}  {value}"))
+
+
+def _alike(tensors: Iterable[tuple[str, list[int]]]) -> Counter[str]:
+    """Tensors of all layers together: how often each name, without its numbers, and shape occurs."""
+    return Counter(f"{re.sub(r'(?<=[.])[0-9]+(?=[.])', '*', name)} {shape}" for name, shape in tensors)
+
+
+def _sizes(manifest: Manifest) -> Table:
+    """Where the bytes are, by file and folder."""
+    sizes: Counter[str] = Counter()
+    for path, file in manifest.files.items():
+        sizes[path.split("/")[0] + ("/" if "/" in path else "")] += file.size
+    table = Table(show_header=False, box=None)
+    for name, size in sizes.most_common():
+        table.add_row(plain(name), bar(size / sizes.total()), size_text(size))
+    return table
+
+
+def _memory_table(rows: list[dict[str, Any]]) -> Table:
+    """Batch sizes down, lengths across."""
+    lengths = list(dict.fromkeys(row["length"] for row in rows))
+    table = Table("batch size", *("" if n is None else f"length {n}" for n in lengths), box=None)
+    for batch_size in dict.fromkeys(row["batch_size"] for row in rows):
+        cells = [size_text(row["bytes"]) for row in rows if row["batch_size"] == batch_size]
+        table.add_row(str(batch_size), *cells)
+    return table

@@ -21,6 +21,9 @@ BYTES_PER_MB = 1e6
 #: Columns of a table that no terminal shows: a tensor's name stays on its line.
 _PIPE_COLUMNS = 200
 
+#: Columns of a bar that is full.
+_BAR_COLUMNS = 40
+
 bundle_argument = click.argument("bundle", type=FOLDER)
 adapter_option = click.option(
     "--adapter", type=FOLDER, help="Adapter to use; by default the bundle's own, untrained."
@@ -67,6 +70,11 @@ def print_rows(rows: dict[str, Any]) -> None:
 def size_text(size: float) -> str:
     """A number of bytes as text."""
     return f"{size / BYTES_PER_KB:,.1f} kB" if size < BYTES_PER_MB else f"{size / BYTES_PER_MB:,.2f} MB"
+
+
+def bar(share: float) -> Text:
+    """A share of a whole, from 0 to 1, as a bar; what is more than nothing is seen."""
+    return Text("\u2588" * (round(share * _BAR_COLUMNS) or (1 if share else 0)), style="cyan")
 
 
 def check_adapter_output(output: Path) -> None:

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 from rich.console import Console
 
 from edgepeft.cli.group import Group
+from edgepeft.cli.shared import console, print_json
 from edgepeft_export.errors import ExportError
 
 _STAGES = ("attach", "trace", "lower", "passes", "pack", "verify")
@@ -135,6 +137,21 @@ def verify_(*, bundle: Path, folder: Path | None, factory: str | None, as_json: 
         dynamic_axes=source.get("dynamic_axes"),
     )
     _print_report(report, as_json=as_json)
+
+
+@main.command("inspect", epilog="Example: edgepeft-export inspect bundle/")
+@click.argument("bundle", type=_FOLDER)
+@click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
+def inspect_(*, bundle: Path, as_json: bool) -> None:
+    """Shows the graphs of BUNDLE: nodes by operator, inputs, outputs, weights, and where the bytes go."""
+    from edgepeft.bundle import Bundle  # noqa: PLC0415
+    from edgepeft_export.survey import drawing, survey  # noqa: PLC0415
+
+    found = survey(Bundle.open(bundle))
+    if as_json:
+        print_json(msgspec.to_builtins(found))
+    else:
+        console().print(drawing(found))
 
 
 def _adapter_config(path: Path) -> Mapping[str, Any]:

@@ -20,7 +20,7 @@ import onnxruntime as ort
 from edgepeft.manifest import MONOMIALS
 from edgepeft.tensors import Array
 
-Floats = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating[Any]]
 
 #: Rows and lengths of the batches that are run. A tensor's size is a sum of c b^i l^j with i up to 1 and j up to 2,
 #: which six sizes determine.
@@ -57,6 +57,7 @@ _IN_PLACE = {
 
 #: ONNX Runtime's level of messages: none but fatal ones.
 _FATAL_ONLY = 4
+_EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 def polynomial(
@@ -145,7 +146,24 @@ def batch_of(
 def _sizes(
     model: ir.Model, folder: Path, adapter: Mapping[str, Array], example: Mapping[str, Array]
 ) -> dict[str, Floats] | None:
-    """Of every tensor that a node makes, its bytes as coefficients of `_POWERS`."""
+    """Of every tensor that a node makes, its bytes as coefficients of `_POWERS`; `None` if the graph does not run."""
+    points = list(itertools.product(_ROWS_RUN, _LENGTHS_RUN))
+    try:
+        found = _run(model, folder, adapter, example, points)
+    except Exception:  # noqa: BLE001 - onnxruntime's errors have no common base, and an estimate is not worth one
+        return None
+    terms = np.array([[b**i * n**j for i, j in _POWERS] for b, n in points], dtype=np.float64)
+    return {name: np.linalg.solve(terms, np.array(sizes, dtype=np.float64)) for name, sizes in found.items()}
+
+
+def _run(
+    model: ir.Model,
+    folder: Path,
+    adapter: Mapping[str, Array],
+    example: Mapping[str, Array],
+    points: Sequence[tuple[int, int]],
+) -> dict[str, list[int]]:
+    """Of every tensor that a node makes, its bytes in batches of some rows and lengths."""
     proto = ir.serde.serialize_model(model)
     given = {value.name for value in proto.graph.output}
     made = [name for node in proto.graph.node for name in node.output if name]
@@ -153,25 +171,18 @@ def _sizes(
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    options.add_session_config_entry(_EXTERNAL_FOLDER, str(folder.absolute()))
+    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     data = [value for value in model.graph.inputs if value.name not in adapter]
-    points = list(itertools.product(_ROWS_RUN, _LENGTHS_RUN))
-    found: list[list[int]] = []
-    try:
-        session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        for point in points:
-            outputs: Sequence[Any] = session.run(made, dict(adapter) | batch_of(data, example, *point))
-            found.append([np.asarray(value).nbytes for value in outputs])
-    except Exception:  # noqa: BLE001 - onnxruntime's errors have no common base; an estimate is no reason to fail
-        return None
-    terms = np.array([[b**i * n**j for i, j in _POWERS] for b, n in points], dtype=np.float64)
-    coefficients = np.linalg.solve(terms, np.array(found, dtype=np.float64))
-    return dict(zip(made, coefficients.T, strict=True))
+    runs: list[Sequence[Any]] = [
+        session.run(made, dict(adapter) | batch_of(data, example, *point)) for point in points
+    ]
+    return {name: [np.asarray(run[index]).nbytes for run in runs] for index, name in enumerate(made)}
 
 
 def _at(sizes: Mapping[str, Floats], rows: int, length: int) -> dict[str, float]:
     terms = np.array([rows**i * length**j for i, j in _POWERS], dtype=np.float64)
-    return {name: float(round(coefficients @ terms)) for name, coefficients in sizes.items()}
+    return {name: float(round(float(coefficients @ terms))) for name, coefficients in sizes.items()}
 
 
 def _fit(columns: Floats, wanted: Floats) -> Floats:

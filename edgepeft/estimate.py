@@ -1,0 +1,83 @@
+"""How much memory a training will take: an estimate from the manifest alone, before anything is loaded."""
+
+from dataclasses import dataclass
+
+from edgepeft import names
+from edgepeft.limits import MiB
+from edgepeft.manifest import MONOMIALS, GraphInfo, Manifest
+
+#: Resident bytes of Python, NumPy, ONNX Runtime and edgepeft before a bundle is opened, on Linux x86-64.
+_RUNTIME_BYTES = 75 * MiB
+
+#: Resident bytes that a session takes for each byte of its graph's file: nodes, kernels and plans. Measured.
+_BYTES_PER_GRAPH_BYTE = 40
+
+#: Copies of the adapter besides the optimizer's: its values and gradients, and the mean of accumulated gradients.
+_ADAPTER_COPIES = 3
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Where the memory of a training goes, in bytes.
+
+    Attributes:
+        runtime: Python and its libraries.
+        base: The frozen weights.
+        graphs: ONNX Runtime's sessions.
+        adapter: The adapter, its gradients, and what the optimizer keeps, before and after an update.
+        activations: Intermediate tensors of a batch.
+    """
+
+    runtime: float
+    base: float
+    graphs: float
+    adapter: float
+    activations: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.runtime + self.base + self.graphs + self.adapter + self.activations
+
+
+def training_memory(
+    manifest: Manifest, batch_size: int, length: int = 1, optimizer: str = "adamw"
+) -> MemoryEstimate | None:
+    """Estimates the peak resident size of a process that trains on batches of one size.
+
+    Args:
+        manifest: The bundle's manifest.
+        batch_size: Rows that are run at once.
+        length: Length of the longest row, for models whose inputs have one.
+        optimizer: A key of `names.OPTIMIZERS`.
+
+    Returns:
+        The estimate, or `None` if the exporter could not tell what the train graph takes.
+    """
+    memory = manifest.graphs[names.TRAIN].memory if names.TRAIN in manifest.graphs else None
+    if memory is None:
+        return None
+    slots = len(names.OPTIMIZERS[optimizer].slots)
+    adapter = sum(size_of(tensor.shape) for tensor in manifest.adapter.tensors)
+    graphs = (names.TRAIN, names.ACCUMULATE, names.update_graph(optimizer))
+    sizes = [manifest.files[info.file].size for info in map(manifest.graphs.get, graphs) if info]
+    return MemoryEstimate(
+        runtime=_RUNTIME_BYTES,
+        base=manifest.files[names.BASE].size,
+        graphs=_BYTES_PER_GRAPH_BYTE * sum(sizes),
+        adapter=adapter * (_ADAPTER_COPIES + 2 * slots + 1),
+        activations=sum(value * MONOMIALS[term](batch_size, length) for term, value in memory.items()),
+    )
+
+
+def size_of(shape: list[int]) -> int:
+    """Bytes of a float32 tensor."""
+    size = 4
+    for length in shape:
+        size *= length
+    return size
+
+
+def has_length(graph: GraphInfo) -> bool:
+    """Whether a graph's inputs have a length that varies, besides the batch."""
+    return any("length" in port.shape for port in graph.inputs)

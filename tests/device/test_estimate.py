@@ -1,0 +1,77 @@
+"""The estimate of a training's memory: what it adds up, and where it says nothing."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import edgepeft
+from edgepeft import estimate, names
+from edgepeft.errors import BundleError
+from edgepeft.manifest import Manifest, decode, encode
+
+MEMORY = {"1": 1000.0, "batch": 100.0, "batch*length": 10.0, "batch*length*length": 1.0}
+
+
+@pytest.fixture
+def manifest(handmade: Path) -> Manifest:
+    return edgepeft.Bundle.open(handmade / "chat").manifest
+
+
+def with_memory(manifest: Manifest, memory: object) -> Manifest:
+    """The manifest with another memory of its train graph."""
+    train = msgspec.structs.replace(manifest.graphs[names.TRAIN], memory=memory)
+    return msgspec.structs.replace(manifest, graphs={**manifest.graphs, names.TRAIN: train})
+
+
+def test_the_polynomial_is_evaluated(manifest: Manifest) -> None:
+    """Each term by its own sizes."""
+    found = estimate.training_memory(with_memory(manifest, MEMORY), batch_size=3, length=5)
+    assert found is not None
+    assert found.activations == 1000 + 3 * 100 + 15 * 10 + 75 * 1
+
+
+def test_the_parts_add_up(manifest: Manifest) -> None:
+    """The base once; the adapter, its gradients and moments before and after an update."""
+    told = with_memory(manifest, MEMORY)
+    found = estimate.training_memory(told, 1, 1)
+    assert found is not None
+    assert found.base == manifest.files[names.BASE].size
+    adapter = 4 * (2 * 16 + 33 * 2)
+    assert found.adapter == adapter * 8
+    assert found.total == found.runtime + found.base + found.graphs + found.adapter + found.activations
+    lighter = estimate.training_memory(told, 1, 1, optimizer="sgd")
+    assert lighter is not None
+    assert lighter.adapter == adapter * 6
+    assert lighter.graphs < found.graphs
+
+
+def test_nothing_is_said_where_nothing_is_known(manifest: Manifest) -> None:
+    """An exporter that could not tell, and a bundle that does not train."""
+    assert estimate.training_memory(with_memory(manifest, None), 1) is None
+    graphs = {name: graph for name, graph in manifest.graphs.items() if name != names.TRAIN}
+    assert estimate.training_memory(msgspec.structs.replace(manifest, graphs=graphs), 1) is None
+
+
+def test_the_manifest_carries_it(manifest: Manifest) -> None:
+    """Through JSON and back."""
+    told = with_memory(manifest, MEMORY)
+    assert decode(encode(told)) == told
+
+
+@pytest.mark.parametrize("memory", [{"batch": -1.0}, {"rows": 1.0}, {"1": 1e30}, {"1": "many"}, [1.0]])
+def test_a_memory_that_is_none(manifest: Manifest, memory: object) -> None:
+    """Negative, of another term, absurd, no number: refused with the manifest."""
+    with pytest.raises(BundleError, match="memory"):
+        decode(msgspec.json.encode(with_memory(manifest, memory)))
+
+
+def test_small_bundles_tell_about_themselves(bundles: Path) -> None:
+    """More rows and longer ones take more; an image has no length."""
+    llama = edgepeft.Bundle.open(bundles / "tiny-llama").manifest
+    sizes = [estimate.training_memory(llama, *point) for point in ((1, 16), (4, 16), (4, 128))]
+    totals = [size.total for size in sizes if size is not None]
+    assert totals == sorted(set(totals))
+    assert len(totals) == 3
+    assert estimate.has_length(llama.graphs[names.TRAIN])
+    assert not estimate.has_length(edgepeft.Bundle.open(bundles / "conv-net").manifest.graphs[names.TRAIN])
