@@ -15,7 +15,6 @@ from edgepeft.cli.group import Group
 from edgepeft.cli.shared import (
     FOLDER,
     bundle_argument,
-    check_adapter_output,
     console,
     json_option,
     plain,
@@ -175,7 +174,6 @@ def merge(*, adapters: tuple[Path, ...], weights: str | None, output: Path, as_j
     meant for adapters that were trained from the same start, each for a short while.
     """
     shares = [1.0] * len(adapters) if weights is None else _numbers_of(weights)
-    check_adapter_output(output)
     merged = average([Adapter.load(path) for path in adapters], shares)
     merged.save(output)
     if as_json:

@@ -88,6 +88,10 @@ def test_a_learning_rate_that_is_none(
         (["adapter", "mrege"], "'mrege'. Did you mean 'merge'? See `edgepeft adapter --help`."),
         (["--debgu", "info"], "'--debgu'. Did you mean '--debug'? See `edgepeft --help`."),
         (["info", "--xyzzy"], "No such option '--xyzzy'. See `edgepeft info --help`."),
+        (
+            ["adapter", "export", ".", ".", "x"],
+            "Missing option '--format'. Choose from: peft, onnx_adapter, onnx.",
+        ),
         (["info"], "Missing argument 'BUNDLE'. See `edgepeft info --help`."),
         (
             ["completion", "tcsh"],
