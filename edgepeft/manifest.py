@@ -35,7 +35,6 @@ MONOMIALS: dict[str, Callable[[int, int], int]] = {
 _Monomial = Literal["1", "batch", "batch*length", "batch*length*length"]
 _Coefficient = Annotated[float, msgspec.Meta(ge=0, le=float(limits.MAX_BUNDLE_FILE_BYTES))]
 
-#: A path inside the bundle: plain names joined by slashes, none of which starts with a dot.
 _PATH = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]*(/[A-Za-z0-9_\-][A-Za-z0-9_.\-]*)*")
 
 
@@ -238,10 +237,15 @@ def _check_version(version: Any, where: str) -> None:
         raise BundleError(f"{where}: schema version {version}; this edgepeft reads {SCHEMA_VERSION}. {todo}.")
 
 
+def is_path(text: str) -> bool:
+    """Whether a text names a place inside a bundle: plain names joined by slashes, none of which starts with a dot."""
+    return _PATH.fullmatch(text) is not None
+
+
 def _check_paths(manifest: Manifest, where: str) -> None:
     """Files lie inside the bundle, and those that every bundle has are listed."""
     for path in manifest.files:
-        if not _PATH.fullmatch(path):
+        if not is_path(path):
             raise BundleError(
                 f"{where}: {path[:200]!r} is no path inside the bundle. Do not use this bundle."
             )

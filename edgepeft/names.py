@@ -7,8 +7,9 @@ BASE = "base.safetensors"
 INITIAL_ADAPTER = "adapters/initial"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_MODEL = "adapter_model.safetensors"
-TOKENIZER = "assets/tokenizer.json"
-CHAT_TEMPLATE = "assets/chat_template.jinja"
+ASSETS = "assets"
+TOKENIZER = f"{ASSETS}/tokenizer.json"
+CHAT_TEMPLATE = f"{ASSETS}/chat_template.jinja"
 
 #: Files that every bundle lists, besides its graphs.
 REQUIRED_FILES = (BASE, f"{INITIAL_ADAPTER}/{ADAPTER_CONFIG}", f"{INITIAL_ADAPTER}/{ADAPTER_MODEL}")

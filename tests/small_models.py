@@ -40,8 +40,8 @@ def text_info() -> TextInfo:
     return TextInfo(bos_token_id=1, eos_token_ids=[2], pad_token_id=0, max_length=128)
 
 
-def tiny_llama(attention: str = "sdpa") -> nn.Module:
-    """Two layers of Llama, with grouped key heads and tied embeddings."""
+def tiny_llama(attention: str = "sdpa", *, tied: bool = True) -> nn.Module:
+    """Two layers of Llama, with grouped key heads, and embeddings that the head shares or not."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
@@ -55,7 +55,7 @@ def tiny_llama(attention: str = "sdpa") -> nn.Module:
             num_key_value_heads=2,
             max_position_embeddings=128,
             attn_implementation=attention,
-            tie_word_embeddings=True,
+            tie_word_embeddings=tied,
             bos_token_id=1,
             eos_token_id=2,
             pad_token_id=0,

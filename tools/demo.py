@@ -8,7 +8,6 @@ Usage:
 import importlib.util
 import json
 import re
-import shutil
 import sys
 import time
 from collections import Counter
@@ -45,13 +44,10 @@ def export(bundle: Path) -> None:
     assert spec.origin is not None
     source = load_folder(Path(spec.origin).parent, "causal_lm")
     adapter = LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
-    partial = bundle.with_name(bundle.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
     with show_stages() as stage:
         report = edgepeft_export.export(
-            **vars(source), adapter=adapter, output=partial, training=_TRAINING, progress=stage
+            **vars(source), adapter=adapter, output=bundle, training=_TRAINING, progress=stage
         )
-    partial.rename(bundle)
     print(report.table())
     print(f"== exported and compared with PyTorch in {time.perf_counter() - started:.0f} s")
 

@@ -29,7 +29,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from edgepeft import names
 from edgepeft.adapter import Adapter
 from edgepeft.manifest import TextInfo
-from edgepeft_export.pack import IR_VERSION, Contents, write
+from edgepeft_export.optimizer import IR_VERSION
+from edgepeft_export.pack import Contents, write
 
 #: Rows of the embedding: the tokens of the tokenizer below.
 TOKENS = ["<pad>", "<eos>", "<user>", "<assistant>", *"abcdefghijklmnopqrstuvwxyz .?"]
@@ -309,6 +310,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     for name, recipe in recipes().items():
         shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / name).mkdir(parents=True)
         write(folder / name, recipe.graphs(), adapter(recipe.shapes), recipe.contents)
 
 

@@ -17,7 +17,7 @@ from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 
 from edgepeft import manifest as schema
-from edgepeft import names
+from edgepeft import names, store
 from edgepeft.adapter import Adapter
 from edgepeft.bundle import Bundle
 from edgepeft.tensors import Array
@@ -28,7 +28,16 @@ from edgepeft_export.decode import trace_decode
 from edgepeft_export.errors import ExportError
 from edgepeft_export.losses import as_loss
 from edgepeft_export.lower import lower
-from edgepeft_export.pack import Contents, detach, make_names_unique, reattach, rename, split, write
+from edgepeft_export.pack import (
+    Contents,
+    check_assets,
+    detach,
+    make_names_unique,
+    reattach,
+    rename,
+    split,
+    write,
+)
 from edgepeft_export.trace import StepModule, Trace, trace
 from edgepeft_export.verify import Report, verify
 
@@ -36,7 +45,6 @@ __all__ = ["ExportError", "Report", "export", "verify_model"]
 
 #: Axes that vary unless the caller names others: of every input the first, of tokens and their masks the second.
 _TOKENS = ("input_ids", "attention_mask", "token_type_ids", "decoder_input_ids")
-_TASKS = {"causal_lm": "causal_lm", "cross_entropy": "sequence_classification"}
 
 Progress = Callable[[str], None]
 
@@ -67,7 +75,7 @@ def export(
         loss: "causal_lm", "cross_entropy", "mse", or a function of (outputs, batch), two mappings of name to
             tensor, that gives the mean loss.
         adapter: A PEFT configuration, or one as a mapping; `None` to train what has `requires_grad=True`.
-        output: The bundle's folder; must not exist.
+        output: The bundle's folder; must not exist. It appears whole, and compared with PyTorch, or not at all.
         name: What the model is called; by default its class, or its folder.
         labels: Names of the classes, in order.
         text: Token ids and length that a tokenizer has to know.
@@ -90,6 +98,7 @@ def export(
     tell: Progress = progress or (lambda _: None)
     if Path(output).exists():
         raise ExportError("pack", f"{output} exists. Give another folder, or remove it first.")
+    check_assets(assets or {})
     axes = dict(dynamic_axes) if dynamic_axes is not None else default_axes(example_inputs)
     if image is not None:
         _check_image(image, example_inputs, axes)
@@ -103,9 +112,8 @@ def export(
         joint = lower(traced)
         tell("passes")
         passes.run(joint)
-        tell("pack")
         tensors = _name(joint, traced, attached, axes)
-        task = _TASKS.get(loss, "generic") if isinstance(loss, str) else "generic"
+        task = _task(loss, joint)
         graphs = split(joint, list(tensors), outputs_in_evaluate=task != "causal_lm")
         if decoded := decode():
             graphs[names.DECODE] = reattach(decoded, _weights(attached.model))
@@ -122,11 +130,14 @@ def export(
             assets=assets or {},
             example={name: value.numpy() for name, value in example_inputs.items()},
         )
-        write(Path(output), graphs, Adapter(tensors, attached.config), contents)
-        if not check:
-            return Report(())
-        tell("verify")
-        return verify(Bundle.open(output), step, attached, example_inputs, axes)
+        tell("pack")
+        # The folder takes its name only when all of it was found right.
+        with store.new_folder(Path(output), replaceable=lambda _: False) as folder:
+            write(folder, graphs, Adapter(tensors, attached.config), contents)
+            if not check:
+                return Report(())
+            tell("verify")
+            return verify(Bundle.open(folder), step, attached, example_inputs, axes)
 
 
 def _check_image(
@@ -157,22 +168,24 @@ def verify_model(
     *,
     loss: str | Callable[..., Tensor],
     dynamic_axes: Mapping[str, Mapping[int, str]] | None = None,
+    seed: int = 0,
 ) -> Report:
-    """Compares a bundle with the model that it was exported from; the adapter is the bundle's own.
+    """Compares a bundle with the model that it was exported from; both get the same adapter.
 
     Args:
         bundle: The bundle.
-        model: The model, without an adapter if PEFT attached it.
+        model: The model, without an adapter if `export` attached it.
         example_inputs: As for `export`.
         loss: As for `export`.
         dynamic_axes: As for `export`.
+        seed: As for `export`: some methods of PEFT draw tensors that stay frozen, and so are in the bundle.
 
     Raises:
         ExportError: The bundle differs from PyTorch; the message holds the table.
     """
     config = bundle.initial_adapter().config
     wrapped = isinstance(model, PeftModel) or not config.get("peft_type")
-    attached = attach(model, None if wrapped else config, 0, list(example_inputs))
+    attached = attach(model, None if wrapped else config, seed, list(example_inputs))
     axes = dict(dynamic_axes) if dynamic_axes is not None else default_axes(example_inputs)
     with as_traced(attached.model):
         step = StepModule(attached.model, as_loss(loss), (names.LABELS,))
@@ -194,6 +207,15 @@ def default_axes(example: Mapping[str, Tensor]) -> dict[str, dict[int, str]]:
 def _architecture(model: nn.Module) -> str:
     base = getattr(model, "get_base_model", lambda: model)()
     return type(base).__name__
+
+
+def _task(loss: str | Callable[..., Tensor], joint: ir.Model) -> str:
+    """What the model does, as its loss and the shape of its scores tell."""
+    scores = next((value for value in joint.graph.outputs if value.name == "logits"), None)
+    if loss == "causal_lm":
+        return "causal_lm"
+    of_rows = scores is not None and scores.shape is not None and len(scores.shape) == 2
+    return "sequence_classification" if loss == "cross_entropy" and of_rows else "generic"
 
 
 def _decode(attached: Attached, loss: str | Callable[..., Tensor]) -> bytes:

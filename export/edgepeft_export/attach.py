@@ -128,7 +128,11 @@ def _trainable_config(adapter: Mapping[str, Any]) -> PeftConfig:
 
 def _peft_names(model: PeftModel, trainable: list[str]) -> dict[str, str]:
     """PEFT's key in adapter_model.safetensors of each parameter: the key whose tensor is the parameter."""
-    saved = get_peft_model_state_dict(model, adapter_name=model.active_adapter)
+    saved = get_peft_model_state_dict(
+        model,
+        adapter_name=model.active_adapter,
+        save_embedding_layers=False,  # frozen ones, beside an adapter of theirs
+    )
     keys = {value.data_ptr(): key for key, value in saved.items() if value.numel()}
     parameters = dict(model.named_parameters())
     suffix = f".{model.active_adapter}"

@@ -1,6 +1,7 @@
 """The command `edgepeft-export`."""
 
 import importlib
+import inspect
 import json
 import logging
 import os
@@ -23,6 +24,8 @@ from edgepeft_export.errors import ExportError
 _STAGES = ("attach", "trace", "lower", "passes", "pack", "verify")
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _NEW_FOLDER = click.Path(path_type=Path)
+#: What a factory gives at least.
+_NEEDED = ("model", "example_inputs", "loss", "adapter")
 _TASK = click.Choice(["causal_lm", "sequence_classification"])
 
 
@@ -122,11 +125,14 @@ def verify_(*, bundle: Path, folder: Path | None, factory: str | None, as_json: 
         )
     from edgepeft.bundle import Bundle  # noqa: PLC0415
     from edgepeft_export import verify_model  # noqa: PLC0415
-    from edgepeft_export.hf import load_folder  # noqa: PLC0415
+    from edgepeft_export.hf import PEFT_TASKS, load_folder  # noqa: PLC0415
 
     opened = Bundle.open(bundle)
+    task = opened.manifest.task
+    if folder is not None and task not in PEFT_TASKS:
+        raise click.UsageError(f"{bundle} is of no Hugging Face task ({task}): give --torch FACTORY")
     if folder is not None:
-        source: Mapping[str, Any] = vars(load_folder(folder, opened.manifest.task, opened.manifest.labels))
+        source: Mapping[str, Any] = vars(load_folder(folder, task, opened.manifest.labels))
     else:
         source = _call_factory(str(factory))
     report = verify_model(
@@ -135,6 +141,7 @@ def verify_(*, bundle: Path, folder: Path | None, factory: str | None, as_json: 
         source["example_inputs"],
         loss=source["loss"],
         dynamic_axes=source.get("dynamic_axes"),
+        seed=source.get("seed", 0),
     )
     _print_report(report, as_json=as_json)
 
@@ -165,7 +172,9 @@ def _adapter_config(path: Path) -> Mapping[str, Any]:
 
 
 def _call_factory(text: str) -> Mapping[str, Any]:
-    """Imports module:function, from the working folder too, and calls it."""
+    """Imports module:function, from the working folder too, calls it, and checks what it gave."""
+    from edgepeft_export import export  # noqa: PLC0415
+
     module_name, _, function = text.rpartition(":")
     if not module_name:
         raise click.UsageError(f"{text!r} is no factory: expected module:function")
@@ -175,10 +184,24 @@ def _call_factory(text: str) -> Mapping[str, Any]:
     else:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        factory: Callable[[], Mapping[str, Any]] = getattr(importlib.import_module(module_name), function)
+        factory: Callable[[], Any] = getattr(importlib.import_module(module_name), function)
     except (ImportError, AttributeError) as error:
         raise ExportError("attach", f"cannot find {text}: {error}") from error
-    return factory()
+    found: Any = factory()
+    missing = [name for name in _NEEDED if not isinstance(found, Mapping) or name not in found]
+    if missing:
+        got = ", ".join(map(str, found)) or "nothing" if isinstance(found, Mapping) else type(found).__name__
+        raise ExportError(
+            "attach",
+            f"{text} gave {got}; expected a mapping with {', '.join(_NEEDED)}, arguments of edgepeft_export.export.",
+        )
+    known = inspect.signature(export).parameters.keys() - {"output", "check", "progress"}
+    unknown = next((str(name) for name in found if name not in known), None)
+    if unknown is not None:
+        raise ExportError(
+            "attach", f"{text} gave {unknown!r}, which edgepeft_export.export does not take from it."
+        )
+    return dict(found)
 
 
 def _export(output: Path, arguments: Mapping[str, Any], *, as_json: bool) -> None:

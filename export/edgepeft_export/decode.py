@@ -118,7 +118,7 @@ def trace_decode(attached: Attached) -> tuple[Trace, dict[str, dict[int, str]]] 
         program = forward if _translated(forward) else forward.run_decompositions(decompositions())
         outputs = tuple(module(batch))
     trainable = tuple(f"model.{name}" for name in attached.names)
-    return Trace(program, outputs, trainable), varying
+    return Trace(program, outputs, trainable, forward), varying
 
 
 def _translated(program: ExportedProgram) -> bool:

@@ -10,12 +10,14 @@ class ExportError(EdgepeftError):
     """A stage of the export failed.
 
     Attributes:
-        stage: The stage's name: attach, trace, lower, passes, pack or verify.
+        stage: The stage's name: attach, trace, lower, passes, decode, pack or verify.
+        reason: The message without the stage.
     """
 
     def __init__(self, stage: str, message: str) -> None:
         super().__init__(f"{stage}: {message}")
         self.stage = stage
+        self.reason = message
 
     @classmethod
     def at(cls, stage: str) -> Callable[[str], "ExportError"]:

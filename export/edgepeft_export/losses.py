@@ -6,13 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from edgepeft import names
+from edgepeft.data import IGNORED
 from edgepeft_export.errors import ExportError
 
 #: Outputs of the model by name, inputs of the batch by name -> mean loss [] and count [], both float32.
 Loss = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], tuple[Tensor, Tensor]]
-
-#: A label that is not counted, as PyTorch and Hugging Face have it.
-IGNORED = -100
 
 
 def causal_lm(outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -20,23 +19,36 @@ def causal_lm(outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> tup
 
     Prompt tuning puts virtual tokens, which have no labels, in front: then `logits` are longer.
     """
-    logits, length = outputs["logits"], batch["labels"].shape[1]
+    logits, length = outputs["logits"], batch[names.LABELS].shape[1]
     if logits.shape[1] != length:
         logits = logits[:, logits.shape[1] - length :]
-    labels = functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED).reshape(-1)
+    labels = functional.pad(batch[names.LABELS][:, 1:], (0, 1), value=IGNORED).reshape(-1)
     loss = functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), labels, ignore_index=IGNORED)
     return loss, (labels != IGNORED).sum().float()
 
 
 def cross_entropy(outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Classification: `logits` [batch, classes], `labels` [batch] int64."""
-    labels = batch["labels"]
-    return functional.cross_entropy(outputs["logits"], labels), (labels != IGNORED).sum().float()
+    """Classification: `logits` [batch, classes], `labels` [batch] int64; or both with further axes behind, as in PyTorch."""
+    logits, labels = outputs["logits"], batch[names.LABELS]
+    if labels.dim() > 1:
+        logits = logits.movedim(1, -1).reshape(-1, logits.shape[1])
+        labels = labels.reshape(-1)
+    return functional.cross_entropy(logits, labels), (labels != IGNORED).sum().float()
 
 
 def mse(outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Regression: `logits` and `labels` of one shape, float32."""
-    logits, labels = outputs["logits"], batch["labels"]
+    """Regression: `logits` and `labels` of one shape; labels may be whole numbers.
+
+    Raises:
+        ExportError: The shapes differ; PyTorch would compare each with each.
+    """
+    logits, labels = outputs["logits"], batch[names.LABELS].float()
+    if logits.shape != labels.shape:
+        raise ExportError(
+            "trace",
+            f"mse compares logits {list(logits.shape)} with labels {list(labels.shape)}; expected one shape. Reshape the "
+            "labels, or the model's output.",
+        )
     return functional.mse_loss(logits, labels), torch.ones_like(labels).sum()
 
 
@@ -57,7 +69,7 @@ def as_loss(loss: str | Callable[..., Tensor]) -> Loss:
         return LOSSES[loss]
 
     def counted(outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        first = next(iter(batch.values()))
-        return loss(outputs, batch), torch.ones_like(first.flatten(1)[:, 0], dtype=torch.float32).sum()
+        rows = next(value.shape[0] for value in batch.values() if value.dim())
+        return loss(outputs, batch), torch.ones(rows, dtype=torch.float32).sum()
 
     return counted

@@ -19,10 +19,14 @@ from onnx_ir.passes import common
 from edgepeft import names
 
 OPSET = 18
+#: ONNX version of all of a bundle's files: what onnxruntime 1.22 and later, and its siblings for the web, read.
 IR_VERSION = 10
 
 #: Keeps a zero norm from dividing by zero; the number is PyTorch's.
 _NORM_EPSILON = 1e-6
+
+#: Keeps two batches that count nothing from dividing by zero; any other counts at least one label or row.
+_SMALLEST_WEIGHT = 1.0
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -63,7 +67,7 @@ class _Builder:
 
 
 def accumulate_graph(shapes: Shapes) -> ir.Model:
-    """`(mean * total + gradient * weight) / (total + weight)` for each tensor of `shapes`."""
+    """`(mean * total + gradient * weight) / (total + weight)` for each tensor of `shapes`; the mean where both are 0."""
     op = _Builder()
     means = {
         name: op.input(names.accumulated(name), ir.DataType.FLOAT, shape) for name, shape in shapes.items()
@@ -74,7 +78,7 @@ def accumulate_graph(shapes: Shapes) -> ir.Model:
     }
     weight = op.input(names.WEIGHT, ir.DataType.FLOAT)
     both = op.Add(total, weight)
-    share = op.Div(weight, both)
+    share = op.Div(weight, op.Max(both, op.number(_SMALLEST_WEIGHT, ir.DataType.FLOAT)))
     for name, shape in shapes.items():
         step = op.Mul(op.Sub(gradients[name], means[name]), share)
         op.output(names.new(names.accumulated(name)), op.Add(means[name], step), ir.DataType.FLOAT, shape)

@@ -15,16 +15,14 @@ from onnx_ir.passes import common
 from edgepeft import manifest as schema
 from edgepeft import names, store, tensors
 from edgepeft.adapter import Adapter
+from edgepeft.errors import BundleError
 from edgepeft.tensors import Array
 from edgepeft_export import memory
 from edgepeft_export.errors import ExportError
-from edgepeft_export.optimizer import accumulate_graph, update_graph
+from edgepeft_export.optimizer import IR_VERSION, accumulate_graph, update_graph
 
 #: Constants up to this many bytes stay in the graphs; larger ones, like weights, are stored once for all.
 _MAX_INLINE_BYTES = 256
-
-#: ONNX version of the files: what onnxruntime 1.22 and later, and its siblings for the web, read.
-IR_VERSION = 10
 
 _DTYPES: dict[ir.DataType, Any] = {
     ir.DataType.FLOAT: "float32",
@@ -102,7 +100,7 @@ def detach(model: ir.Model, name: str, weights: Collection[str]) -> bytes:
             value.const_value = None
             graph.inputs.append(value)
         else:
-            value.name = f"{name}.{value.name}"
+            value.name = f"{name}.{key}"
     model.ir_version = IR_VERSION
     content: bytes = ir.serde.serialize_model(_finished(model, name)).SerializeToString()
     return content
@@ -132,39 +130,54 @@ def _finished(model: ir.Model, name: str) -> ir.Model:
     return model
 
 
-def write(
-    output: Path, graphs: Mapping[str, ir.Model], adapter: Adapter, contents: Contents
-) -> schema.Manifest:
-    """Writes the bundle; the folder appears whole or not at all.
+def check_assets(assets: Mapping[str, bytes]) -> None:
+    """Sees to it that every asset has a place of its own, before anything is written.
 
     Raises:
-        ExportError: A graph has an input of a type that bundles do not know.
-        StorageError: The folder exists, or the disk refused.
+        ExportError: A path is not below assets/, or is no plain path.
+    """
+    for path in assets:
+        if not path.startswith(f"{names.ASSETS}/") or not schema.is_path(path):
+            raise ExportError(
+                "pack",
+                f"the asset {path!r} has no place in a bundle; expected {names.ASSETS}/ and a name of A-Z a-z 0-9 _ - "
+                "and dots inside.",
+            )
+
+
+def write(folder: Path, graphs: Mapping[str, ir.Model], adapter: Adapter, contents: Contents) -> None:
+    """Writes the bundle into an empty folder.
+
+    Raises:
+        ExportError: A graph has an input of a type that bundles do not know, or the manifest cannot be read back.
+        StorageError: The disk refused.
     """
     shapes = {name: value.shape for name, value in adapter.tensors.items()}
     all_graphs = dict(graphs) | {
         names.ACCUMULATE: accumulate_graph(shapes),
         **{names.update_graph(optimizer): update_graph(optimizer, shapes) for optimizer in names.OPTIMIZERS},
     }
-    with store.new_folder(output, replaceable=lambda _: False) as folder:
-        _write_base(folder / names.BASE, graphs.values())
-        for name, model in all_graphs.items():
-            content = ir.serde.serialize_model(model).SerializeToString()
-            store.write_file(folder / names.graph_file(name), content)
-        for path, asset in contents.assets.items():
-            store.write_file(folder / path, asset)
-        files = {path: schema.file_entry(folder / path) for path in _listing(folder)}
-        base_id = schema.base_id(files[names.BASE].sha256, files[names.graph_file(names.INFER)].sha256)
-        bound = Adapter(adapter.tensors, adapter.config, base_id)
-        bound.save(folder / names.INITIAL_ADAPTER)
-        files = {path: schema.file_entry(folder / path) for path in _listing(folder)}
-        peaks = {
-            name: memory.polynomial(model, folder, adapter.tensors, contents.example)
-            for name, model in graphs.items()
-        }
-        manifest = _manifest(all_graphs, bound, contents, files, peaks)
-        store.write_file(folder / names.MANIFEST, schema.encode(manifest))
-    return manifest
+    _write_base(folder / names.BASE, graphs.values())
+    for name, model in all_graphs.items():
+        content = ir.serde.serialize_model(model).SerializeToString()
+        store.write_file(folder / names.graph_file(name), content)
+    for path, asset in contents.assets.items():
+        store.write_file(folder / path, asset)
+    files = {path: schema.file_entry(folder / path) for path in _listing(folder)}
+    base_id = schema.base_id(files[names.BASE].sha256, files[names.graph_file(names.INFER)].sha256)
+    bound = Adapter(adapter.tensors, adapter.config, base_id)
+    bound.save(folder / names.INITIAL_ADAPTER)
+    files = {path: schema.file_entry(folder / path) for path in _listing(folder)}
+    peaks = {
+        name: memory.polynomial(model, folder, adapter.tensors, contents.example)
+        for name, model in graphs.items()
+    }
+    manifest = _manifest(all_graphs, bound, contents, files, peaks)
+    try:
+        encoded = schema.encode(manifest)
+    except BundleError as error:
+        raise ExportError("pack", f"a device would refuse {error}") from error
+    store.write_file(folder / names.MANIFEST, encoded)
 
 
 def _listing(folder: Path) -> list[str]:

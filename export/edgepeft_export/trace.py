@@ -32,11 +32,13 @@ class Trace:
         outputs: Names of the graph's outputs, in order: "loss", "weight", the model's outputs, then the
             trainable parameters' names, for their gradients.
         trainable: Names of the trainable parameters.
+        forward: The graph before it was differentiated and decomposed, whose nodes know their modules.
     """
 
     program: ExportedProgram
     outputs: tuple[str, ...]
     trainable: tuple[str, ...]
+    forward: ExportedProgram
 
 
 class StepModule(nn.Module):
@@ -112,10 +114,10 @@ def trace(step: StepModule, example: Mapping[str, Tensor], symbols: Mapping[str,
     except Exception as error:
         raise ExportError(
             "trace",
-            f"AOTAutograd refused the graph: {_first_line(error)} A trainable tensor that the loss does not depend "
+            f"AOTAutograd refused the graph: {first_line(error)} A trainable tensor that the loss does not depend "
             "on must be frozen (requires_grad=False).",
         ) from error
-    return Trace(joint, _expose_gradients(joint), tuple(trainable))
+    return Trace(joint, _expose_gradients(joint), tuple(trainable), forward)
 
 
 def export_forward(
@@ -133,7 +135,7 @@ def export_forward(
     except ExportError:
         raise
     except Exception as error:
-        raise ExportError("trace", f"torch.export refused the model: {_first_line(error)}") from error
+        raise ExportError("trace", f"torch.export refused the model: {first_line(error)}") from error
     graph = program.graph_module
     drop_identities(graph)
     for composite in COMPOSITES:
@@ -170,5 +172,6 @@ def _expose_gradients(joint: ExportedProgram) -> tuple[str, ...]:
     return tuple(outputs)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error of another library says first."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

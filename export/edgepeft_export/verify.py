@@ -10,12 +10,13 @@ from torch import Tensor
 
 from edgepeft import names
 from edgepeft.bundle import Bundle
+from edgepeft.data import IGNORED
 from edgepeft.engines.base import StepSettings, TrainState
 from edgepeft.engines.stock import StockEngine
+from edgepeft.errors import EngineError, TrainingError
 from edgepeft.tensors import Array
 from edgepeft_export.attach import Attached
 from edgepeft_export.errors import ExportError
-from edgepeft_export.losses import IGNORED
 from edgepeft_export.trace import StepModule
 
 #: Largest relative error (largest difference / largest value) of loss, outputs and gradients in float32.
@@ -86,16 +87,21 @@ def verify(
     """Compares loss, outputs, every gradient and a trajectory of AdamW steps with PyTorch.
 
     Raises:
-        ExportError: Something differs by more than its limit; the message holds the table.
+        ExportError: ONNX Runtime refuses a graph, or something differs by more than its limit; the message then
+            holds the table.
     """
-    engine = StockEngine(bundle, torch.get_num_threads())
     parameters = {attached.names[n]: p for n, p in attached.model.named_parameters() if n in attached.names}
     batches = list(other_batches(example, axes))
-    with _moved(parameters):
-        rows = _compare_batches(engine, step, parameters, batches)
-        rows.append(_compare_steps(engine, step, parameters, batches))
-        if names.DECODE in bundle.manifest.graphs:
-            rows.append(_compare_decoding(engine, _arrays(parameters), batches[-1]["input_ids"][:1].numpy()))
+    try:
+        engine = StockEngine(bundle, torch.get_num_threads())
+        with _moved(parameters):
+            rows = _compare_batches(engine, step, parameters, batches)
+            rows.append(_compare_steps(engine, step, parameters, batches))
+            if names.DECODE in bundle.manifest.graphs:
+                ids = batches[-1]["input_ids"][:1].numpy()
+                rows.append(_compare_decoding(engine, _arrays(parameters), ids))
+    except (EngineError, TrainingError) as error:
+        raise ExportError("verify", str(error)) from error
     report = Report(tuple(rows))
     if not report.passed:
         raise ExportError("verify", f"the bundle differs from PyTorch:\n{report.table()}")

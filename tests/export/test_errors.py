@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import edgepeft_export
 from edgepeft.manifest import ImageInfo
 from edgepeft_export import ExportError
+from edgepeft_export.onnx_ops import op
 
 
 class Sorts(nn.Module):
@@ -46,11 +47,59 @@ def test_nothing_to_train(tmp_path: Path) -> None:
 
 def test_an_unsupported_operator_is_named_with_its_module(tmp_path: Path) -> None:
     """And the message says where to add it."""
-    batch = {"x": torch.randn(3, 4), "labels": torch.tensor([0, 1, 2])}
-    error = attempt(tmp_path, Sorts(), batch)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), Sorts()))
+    batch = {"input": torch.randn(3, 4), "labels": torch.tensor([0, 1, 2])}
+    error = attempt(tmp_path, model, batch)
     assert error.stage == "lower"
-    assert "bessel_j0" in str(error)
+    assert str(error).startswith(
+        "lower: operator prims.bessel_j0.default (module 1.1) has no ONNX translation."
+    )
     assert "gradients.py" in str(error)
+
+
+class Convolves(nn.Module):
+    """Three convolutions in a row, of which the middle one is given."""
+
+    def __init__(self, middle: nn.Module) -> None:
+        super().__init__()
+        self.before = nn.Conv1d(4, 4, 3, padding=1)
+        self.block = nn.Sequential(nn.Identity(), middle)
+        self.after = nn.Conv1d(4, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.block(self.before(x))).mean(2)
+
+
+@pytest.mark.parametrize(
+    ("middle", "words"),
+    [
+        (nn.Conv1d(4, 4, 3, padding=1, groups=2), "a convolution with groups=2 cannot be trained. Freeze"),
+        (
+            nn.ConvTranspose1d(4, 4, 3, padding=1),
+            "the gradient of a transposed convolution is not supported.",
+        ),
+    ],
+)
+def test_a_convolution_that_cannot_be_trained(tmp_path: Path, middle: nn.Module, words: str) -> None:
+    """Is named by its module, and the reason is given once."""
+    batch = {"x": torch.randn(3, 4, 8), "labels": torch.tensor([0, 1, 2])}
+    assert str(attempt(tmp_path, Convolves(middle), batch)).startswith(f"lower: module block.1: {words}")
+
+
+def test_a_trainable_attention_bias(tmp_path: Path) -> None:
+    """Under PyTorch's fused attention it has no gradient here; the message is ours, once."""
+
+    class Biased(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(torch.zeros(5, 5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=self.bias).mean((1, 3))
+
+    batch = {"x": torch.randn(3, 2, 5, 4), "labels": torch.tensor([0, 1, 2])}
+    error = attempt(tmp_path, Biased(), batch)
+    assert str(error).startswith("trace: an attention mask or position bias depends on a trainable tensor")
 
 
 def test_target_modules_that_are_not_there(tmp_path: Path) -> None:
@@ -132,6 +181,7 @@ def test_a_bundle_that_differs_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
         )
     assert "FAILED" in str(caught.value)
     assert "gradients" in str(caught.value)
+    assert list(tmp_path.iterdir()) == [], "what was found wrong is not there to be loaded"
 
 
 @pytest.mark.parametrize(
@@ -153,3 +203,49 @@ def test_images_that_the_model_does_not_take(
     error = attempt(tmp_path, ConvNet(), image_batch(), adapter=lora("head"), image=info)
     assert error.stage == "attach"
     assert re.search(words, str(error))
+
+
+def test_a_graph_that_the_engine_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verification says so as an error of its own stage."""
+    from edgepeft_export.composites import silu
+
+    monkeypatch.setattr(silu, "_slope_onnx", lambda x: (x, op.GatherND(x, op.Constant(value_ints=[9, 9]))))
+    module = nn.Sequential(nn.Linear(4, 4), nn.SiLU())
+    batch = {"input": torch.randn(3, 4), "labels": torch.tensor([0, 1, 2])}
+    error = attempt(tmp_path, module, batch)
+    assert error.stage == "verify"
+    assert "ONNX Runtime refused the batch" in str(error)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../evil.txt",
+        "/evil.txt",
+        "assets/../../evil.txt",
+        "graphs/infer.onnx",
+        "manifest.json",
+        "assets/a b.txt",
+        "assets/.hidden",
+        "assets",
+        "assets/",
+        "assetsX/a",
+    ],
+)
+def test_an_asset_without_a_place(tmp_path: Path, path: str) -> None:
+    """A path that leaves the bundle, or takes the place of another file, is refused before any work."""
+    folder = tmp_path / "inside"
+    folder.mkdir()
+    error = attempt(folder, ConvNet(), image_batch(), assets={path: b"x"}, adapter=lora("head"))
+    assert error.stage == "pack"
+    assert repr(path) in str(error)
+    assert [each.name for each in tmp_path.iterdir()] == ["inside"]
+
+
+def test_settings_that_no_manifest_holds(tmp_path: Path) -> None:
+    """What a device would refuse is an error of the export, and nothing is left."""
+    error = attempt(
+        tmp_path, ConvNet(), image_batch(), training={"learning_rate": float("nan")}, adapter=lora("head")
+    )
+    assert error.stage == "pack"
+    assert "a device would refuse the manifest" in str(error)

@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from small_models import CHAT_TEMPLATE, byte_tokenizer, tiny_llama
 from transformers import PreTrainedTokenizerFast
 
 import edgepeft
 from edgepeft import names
 from edgepeft.text import render
+from edgepeft_export.cli import main
 from edgepeft_export.hf import tokenizer_assets
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -123,16 +125,35 @@ def test_export_and_verify_on_the_command_line(folder: Path, tmp_path: Path) -> 
         (["verify", "{tmp}"], 2, "--hf FOLDER or --torch FACTORY"),
         (["torch", "none:make", "{tmp}/out"], 1, "cannot find none:make"),
         (["torch", "none", "{tmp}/out"], 2, "expected module:function"),
+        (["torch", "{tmp}/f.py:empty", "{tmp}/out"], 1, "empty gave nothing; expected a mapping with model,"),
+        (["torch", "{tmp}/f.py:none", "{tmp}/out"], 1, "none gave NoneType; expected a mapping with model,"),
+        (
+            ["torch", "{tmp}/f.py:part", "{tmp}/out"],
+            1,
+            "part gave model, loss; expected a mapping with model,",
+        ),
+        (["torch", "{tmp}/f.py:more", "{tmp}/out"], 1, "more gave 'epochs', which"),
+        (["torch", "{tmp}/f.py:fails", "{tmp}/out"], 1, "ZeroDivisionError: division by zero. Run"),
+        (["verify", "{handmade}/regression", "--torch", "{tmp}/f.py:none"], 1, "none gave NoneType"),
+        (["verify", "{handmade}/regression", "--hf", "{folder}"], 2, "(generic): give --torch FACTORY"),
     ],
 )
 def test_command_line_errors(
-    folder: Path, tmp_path: Path, arguments: list[str], code: int, words: str
+    folder: Path, handmade: Path, tmp_path: Path, arguments: list[str], code: int, words: str
 ) -> None:
     """One line, exit code 1 for a failure and 2 for wrong use."""
-    done = command(*(argument.format(tmp=tmp_path, folder=folder) for argument in arguments))
-    assert done.returncode == code
+    (tmp_path / "f.py").write_text(
+        "def empty(): return {}\n"
+        "def none(): pass\n"
+        "def part(): return {'model': 1, 'loss': 2}\n"
+        "def more(): return dict.fromkeys(['model', 'example_inputs', 'loss', 'adapter', 'epochs'])\n"
+        "def fails(): return 1 / 0\n"
+    )
+    given = [argument.format(tmp=tmp_path, folder=folder, handmade=handmade) for argument in arguments]
+    done = CliRunner().invoke(main, given, prog_name="edgepeft-export")
+    assert done.exit_code == code
     assert words in " ".join(done.stderr.split())
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.output
 
 
 def test_a_factory_of_ones_own(tmp_path: Path) -> None:

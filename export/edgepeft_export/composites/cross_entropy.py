@@ -1,6 +1,7 @@
 """Cross-entropy of class scores: the loss and its gradient from one log-softmax.
 
-`gradient = (softmax(logits) - one_hot(labels)) / counted`, zero in rows whose label is ignored. Where the scores
+`gradient = (softmax(logits) - one_hot(labels)) / counted`, zero in rows whose label is ignored. Of no counted row the
+loss is NaN, as in PyTorch, and the gradient zero, so that an empty batch adds nothing to others. Where the scores
 come straight from a frozen layer, `linear_cross_entropy` does better and is tried first.
 """
 
@@ -23,8 +24,8 @@ def cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int) -> tuple[Te
     kept = labels != ignore_index
     safe = torch.where(kept, labels, 0).unsqueeze(1)
     log_probabilities = torch.log_softmax(logits, -1)
-    share = kept.unsqueeze(1) / kept.sum()
-    loss = -(log_probabilities.gather(1, safe) * share).sum()
+    loss = -(log_probabilities.gather(1, safe) * kept.unsqueeze(1)).sum() / kept.sum()
+    share = kept.unsqueeze(1) / kept.sum().clamp(min=1)
     return loss, log_probabilities.exp().scatter_add(1, safe, -torch.ones_like(share)) * share
 
 
@@ -72,9 +73,11 @@ def _onnx(logits: Any, labels: Any, ignore_index: int) -> Any:
     ignored = op.Equal(labels, op.Constant(value_int=ignore_index))
     safe = op.Unsqueeze(op.Where(ignored, op.Constant(value_int=0), labels), [1])
     kept = op.Unsqueeze(op.Cast(op.Not(ignored), to=TensorProto.FLOAT), [1])
-    share = op.Div(kept, op.ReduceSum(kept, keepdims=0))
+    counted = op.ReduceSum(kept, keepdims=0)
     log_probabilities = op.LogSoftmax(logits, axis=-1)
-    loss = op.Neg(op.ReduceSum(op.Mul(op.GatherElements(log_probabilities, safe, axis=1), share), keepdims=0))
+    picked = op.Mul(op.GatherElements(log_probabilities, safe, axis=1), kept)
+    loss = op.Neg(op.Div(op.ReduceSum(picked, keepdims=0), counted))
+    share = op.Div(kept, op.Max(counted, op.Constant(value_float=1.0)))
     minus_one = op.Expand(op.Constant(value_float=-1.0), op.Shape(safe))
     difference = op.ScatterElements(op.Exp(log_probabilities), safe, minus_one, axis=1, reduction="add")
     return loss, op.Mul(difference, share)
