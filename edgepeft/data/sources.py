@@ -51,8 +51,9 @@ def _records(data: Data, encoder: Encoder) -> Records:
     if isinstance(data, str | os.PathLike):
         path = Path(data)
         with files.refusals(path):
-            if path.is_dir():
-                return _folder(path, encoder)
+            folder = path.is_dir()
+        if folder:
+            return _folder(path, encoder)
         return _FILES.get(path.suffix.lower(), _json_lines)(path, encoder)
     return Columns(data) if isinstance(data, Mapping) else Rows(data)
 
