@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-_DATA = Path(__file__).parents[1] / "samples" / "assistant" / "data"
+#: The rows that are trained on, the held-out ones, and the questions.
+DATA = Path(__file__).parents[1] / "samples" / "assistant" / "data"
 _MAX_NEW_TOKENS = 24
 #: What the bundle recommends for this kind of data: it is stored in it, and `edgepeft train` takes it from there.
 _TRAINING = {"learning_rate": 1e-3, "epochs": 6, "batch_size": 8}
@@ -75,7 +76,7 @@ def adapt(bundle: Path, output: Path, **settings: Any) -> None:
     from edgepeft.progress import progress
 
     console = Console()
-    questions = [json.loads(line) for line in (_DATA / "questions.jsonl").read_text().splitlines()]
+    questions = [json.loads(line) for line in (DATA / "questions.jsonl").read_text().splitlines()]
     model = edgepeft.load(bundle)
     print(f"== asking {len(questions)} questions before training")
     before = ask(model, questions, console, "before")
@@ -83,7 +84,7 @@ def adapt(bundle: Path, output: Path, **settings: Any) -> None:
     trainer = edgepeft.Trainer(model, default_arguments(model, {"evaluate_every": 13} | settings))
     output.mkdir(parents=True, exist_ok=True)
     callbacks = [progress(console), edgepeft.HtmlReport(output / "report.html", trainer)]
-    result = trainer.fit(_DATA / "facts.jsonl", _DATA / "heldout.jsonl", callbacks=callbacks)
+    result = trainer.fit(DATA / "facts.jsonl", DATA / "heldout.jsonl", callbacks=callbacks)
     print("== asking again")
     after = ask(model, questions, console, "after")
     result.adapter.save(output / "adapter")

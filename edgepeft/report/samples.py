@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -129,7 +130,9 @@ def classify(
     differing = np.flatnonzero((old != new) & (labels >= 0))[:MAX_CHANGED].tolist()
     records = data.records([indices[place] for place in differing])
     changes = [
-        Change(_row(where, record), *(class_name(int(kind[place]), data) for kind in (labels, old, new)))
+        Change(
+            _row(where, record, data), *(class_name(int(kind[place]), data) for kind in (labels, old, new))
+        )
         for place, (where, record) in zip(differing, records, strict=True)
     ]
     return accuracies, changes
@@ -165,8 +168,11 @@ def _shown(prompt: Prompt) -> str:
     return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
 
 
-def _row(where: str, record: Record) -> str:
-    return str(record["text"]) if "text" in record else where
+def _row(where: str, record: Record, data: Dataset) -> str:
+    """A row's text, or its place; folders above the data are nobody's business."""
+    if "text" in record:
+        return str(record["text"])
+    return where.removeprefix(str(Path(data.name).parent)).lstrip("/")
 
 
 def _spread(count: int, most: int) -> list[int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 import edgepeft
 from edgepeft import cli, elements, limits
@@ -143,6 +144,23 @@ def test_how_a_classifier_did_before_and_after(report: Callable[..., Page], hand
     changed = read.text.index("Rows that are taken for another class than before:")
     assert set(read.text[changed:]) & {row["text"] for row in rows}
     assert read.after("classes") == "red 2, blue 1"
+
+
+def test_images_are_told_by_their_place_in_the_folder(bundles: Path, tmp_path: Path) -> None:
+    """Not by where the folder lies; classes without names by their numbers."""
+    for number in range(4):
+        path = tmp_path / "images" / str(number) / f"{number}.png"
+        path.parent.mkdir(parents=True)
+        Image.new("L", (8, 8), 60 * number).save(path)
+    trainer = edgepeft.Trainer(
+        edgepeft.load(bundles / "conv-net"), edgepeft.TrainingArguments(learning_rate=0.1, max_steps=20)
+    )
+    report = tmp_path / "report.html"
+    trainer.fit(tmp_path / "images", callbacks=[edgepeft.HtmlReport(report, trainer)])
+    text = Page(report).text
+    changed = text.index("Rows that are taken for another class than before:")
+    assert {"images/1/1.png", "images/2/2.png", "images/3/3.png"} & set(text[changed:])
+    assert str(tmp_path) not in report.read_text()
 
 
 def test_rows_without_answers_in_words(report: Callable[..., Page]) -> None:
