@@ -83,7 +83,7 @@ def adapt(bundle: Path, output: Path, **settings: Any) -> None:
     print("== training")
     trainer = edgepeft.Trainer(model, default_arguments(model, {"evaluate_every": 13} | settings))
     output.mkdir(parents=True, exist_ok=True)
-    callbacks = [progress(console), edgepeft.HtmlReport(output / "report.html", trainer)]
+    callbacks = [progress(console), edgepeft.HtmlReport(output / "report.html", trainer, tell=console.print)]
     result = trainer.fit(DATA / "facts.jsonl", DATA / "heldout.jsonl", callbacks=callbacks)
     print("== asking again")
     after = ask(model, questions, console, "after")

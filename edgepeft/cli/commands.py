@@ -120,9 +120,10 @@ def train(
     )
     trainer = Trainer(model, arguments)
     saved = AdapterOutput(output)
-    callbacks: list[Callback] = [saved, progress(Console(stderr=True))]
+    console = Console(stderr=True)
+    callbacks: list[Callback] = [saved, progress(console)]
     if report is not None:
-        callbacks.append(HtmlReport(report, trainer))
+        callbacks.append(HtmlReport(report, trainer, tell=console.print))
     if log is not None:  # after what may be refused: it makes its file at once
         callbacks.append(JsonLinesLog(log))
     result = trainer.fit(

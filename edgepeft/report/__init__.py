@@ -3,6 +3,7 @@
 import datetime as dt
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from edgepeft import store
@@ -25,13 +26,21 @@ class HtmlReport(Callback):
     Args:
         path: The file; a report that is there is replaced, anything else is not.
         trainer: The trainer whose run is reported.
+        tell: Told a line before the model is asked, which can take as long as many steps.
 
     Raises:
         StorageError: The file cannot be written, or is something else.
     """
 
-    def __init__(self, path: str | os.PathLike[str], trainer: Trainer) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        trainer: Trainer,
+        *,
+        tell: Callable[[str], object] = lambda _: None,
+    ) -> None:
         self._path = Path(path)
+        self._tell = tell
         self._model, self._arguments = trainer.model, trainer.arguments
         _check_replaceable(self._path)
         store.check_writable(self._path)
@@ -71,6 +80,8 @@ class HtmlReport(Callback):
         store.write_file(self._path, page.render(facts))
 
     def _samples(self, result: TrainingResult) -> Samples:
+        if self._questions:
+            self._tell(f"asking {len(self._questions)} prompts under both adapters, for the report")
         answers = samples.ask(self._model, self._questions, self._before, result.adapter)
         size = self._arguments.batch_size
         classes, changes = samples.classify(self._model, self._asked, size, self._before, result.adapter)

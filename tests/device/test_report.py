@@ -255,6 +255,7 @@ def test_a_run_that_a_signal_stops_has_a_report(
     done = train(handmade, data, *options, "--resume")
     assert done.exit_code == 0
     assert done.stdout.endswith(f"; see {path}\n")
+    assert "asking 3 prompts under both adapters, for the report" in done.stderr
     assert "5 of 5 steps, resumed at step 3: all its steps are done." in " ".join(Page(path).text)
     assert chat_rows()[0]["prompt"] in Page(path).text
 
