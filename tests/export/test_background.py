@@ -12,9 +12,13 @@ from edgepeft_export.errors import ExportError
 
 def test_the_result_comes_from_another_process() -> None:
     """It sees what was there when it started."""
-    value = "before"
-    with in_background(lambda: f"{os.getpid()} {value}".encode()) as result:  # noqa: PLW0108 - rendered over there
-        value = "after"
+    values = ["before"]
+
+    def work() -> bytes:
+        return f"{os.getpid()} {values[0]}".encode()
+
+    with in_background(work) as result:
+        values[0] = "after"
         other, seen = result().split()
     assert int(other) != os.getpid()
     assert seen == b"before"

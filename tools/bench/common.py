@@ -13,6 +13,9 @@ WARM_UP = 2
 LEARNING_RATE = 2e-4
 MAX_GRAD_NORM = 1.0
 RANK = 8
+#: Where in a text tokens are generated, and how many.
+POSITIONS = (10, 1000)
+NEW_TOKENS = 128
 _SEED = 0
 
 
@@ -42,6 +45,28 @@ def measure(step: Callable[[], object], steps: int) -> None:
         step()
         seconds.append(time.perf_counter() - started)
     print(json.dumps({"seconds": seconds, "peak_rss_mb": _peak_mb()}))
+
+
+def measure_generation(
+    start: Callable[[npt.NDArray[np.int64]], Callable[[], object]], vocabulary: int
+) -> None:
+    """Times greedy generation and prints the line of JSON.
+
+    Args:
+        start: Reads a prompt, [tokens] int64, and gives a function that makes one more token.
+        vocabulary: Number of tokens to draw prompts from.
+    """
+    generator = np.random.default_rng(_SEED)
+    result: dict[str, float] = {}
+    for position in (POSITIONS[0], *POSITIONS):  # once to warm up
+        one_more = start(generator.integers(3, vocabulary, position, dtype=np.int64))
+        seconds = []
+        for _ in range(NEW_TOKENS):
+            started = time.perf_counter()
+            one_more()
+            seconds.append(time.perf_counter() - started)
+        result[f"seconds_at_{position}"] = sum(seconds)
+    print(json.dumps({"seconds": result, "tokens": NEW_TOKENS, "peak_rss_mb": _peak_mb()}))
 
 
 def _peak_mb() -> float:
