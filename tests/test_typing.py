@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 import edgepeft
 from edgepeft import errors
+from edgepeft.data import Dataset
 
 Array = npt.NDArray[Any]
 
@@ -36,6 +37,9 @@ class Watch(edgepeft.Callback):
     def __init__(self, trainer: edgepeft.Trainer) -> None:
         self.trainer = trainer
         self.result: edgepeft.TrainingResult | None = None
+
+    def on_data(self, train_data: Dataset, eval_data: Dataset | None) -> None:
+        print(train_data.name, eval_data and len(eval_data))
 
     def on_train_begin(self, total_steps: int, first_step: int) -> None:
         print(total_steps - first_step)
@@ -105,7 +109,7 @@ watch = Watch(trainer)
 result = trainer.fit(
     [{"text": "a"}, {"text": "b"}],
     Path("heldout.jsonl"),
-    callbacks=[watch, edgepeft.JsonLinesLog("run.jsonl")],
+    callbacks=[watch, edgepeft.JsonLinesLog("run.jsonl"), edgepeft.HtmlReport("report.html", trainer)],
     checkpoint_dir="run",
     resume=True,
 )
@@ -171,7 +175,7 @@ def test_programs_pass_and_mistakes_do_not(python: Path, tmp_path: Path) -> None
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     texts = [program for page in pages for program in PROGRAM.findall(page.read_text())]
     assert len(texts) > 10
-    assert all(f"edgepeft.{name}" in EVERY_NAME for name in edgepeft.__all__)
+    assert [name for name in edgepeft.__all__ if f"edgepeft.{name}" not in EVERY_NAME] == []
     programs = []
     for index, text in enumerate([EVERY_NAME, *texts]):
         programs.append(tmp_path / f"program_{index}.py")
