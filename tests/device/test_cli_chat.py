@@ -1,6 +1,7 @@
 """`edgepeft chat` and how `edgepeft generate` shows an answer."""
 
 import dataclasses
+import io
 import json
 import os
 import pty
@@ -241,8 +242,15 @@ def test_generate_prints_pieces(handmade: Path, monkeypatch: pytest.MonkeyPatch,
     assert json.loads(run(*common, "--json").stdout)["text"] == "a\tb\x1b[2Jc\n"
 
 
+class Terminal(io.StringIO):
+    """Says that it is one."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 def test_generate_streams(handmade: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each piece is out before the next one is computed; without it, all come at once."""
+    """Each piece is out before the next one is computed, where it is asked to, and on a terminal unless asked not to."""
     printed: list[str] = []
     before: list[int] = []
 
@@ -253,10 +261,15 @@ def test_generate_streams(handmade: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(edgepeft.Model, "stream", pieces)
     monkeypatch.setattr("click.echo", lambda text="", **_: printed.append(text))
-    run("generate", handmade / "chat", "--prompt", "hi", "--stream")
-    run("generate", handmade / "chat", "--prompt", "hi")
-    assert printed == ["a", "b", "c", "", "abc", ""]
-    assert before == [0, 1, 2, 4, 4, 4]
+    command = ["generate", str(handmade / "chat"), "--prompt", "hi"]
+    run(*command, "--stream")
+    run(*command)
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    main(command, standalone_mode=False)
+    main([*command, "--no-stream"], standalone_mode=False)
+    one_by_one, at_once = ["a", "b", "c", ""], ["abc", ""]
+    assert printed == one_by_one + at_once + one_by_one + at_once
+    assert before == [0, 1, 2, 4, 4, 4, 6, 7, 8, 10, 10, 10]
 
 
 def test_streaming_json_is_wrong_use(handmade: Path) -> None:
