@@ -267,9 +267,15 @@ class Model:
         graph: str,
         max_length: int | None = None,
     ) -> Dataset:
-        if isinstance(data, Dataset):
-            return data
         manifest = self.bundle.manifest
+        if isinstance(data, Dataset):
+            wanted = [port.name for port in manifest.data_inputs(graph)]
+            missing = next((name for name in wanted if name not in data.inputs), None)
+            if missing is not None:
+                raise ArgumentError(
+                    f"{data.name}: was opened without {missing!r}; open it for graph {graph!r}."
+                )
+            return data
         return open_dataset(data, manifest, self.text, labels, graph=graph, max_length=max_length)
 
     def collate(self, rows: Sequence[Row], graph: str = names.TRAIN) -> dict[str, Array]:

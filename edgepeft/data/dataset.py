@@ -55,6 +55,11 @@ class Dataset:
         return self._encoder.varies
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of what every row has."""
+        return tuple(port.name for port in self._encoder.ports)
+
+    @property
     def classes(self) -> Sequence[str]:
         """Names of the classes that labels may have, in order; none where they are numbers only."""
         return self._encoder.classes or []

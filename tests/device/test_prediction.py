@@ -229,6 +229,14 @@ def test_wrong_uses(bert: edgepeft.Model) -> None:
         bert.classify([1])  # type: ignore[list-item]
 
 
+def test_data_that_was_opened_for_something_else(bert: edgepeft.Model) -> None:
+    """Rows with labels can be predicted; rows without cannot be measured."""
+    rows = [{"text": "sky", "label": "red"}]
+    assert len(list(bert.classify(bert.open_data(rows)))) == 1
+    with pytest.raises(ArgumentError, match="opened without 'labels'; open it for graph 'train'"):
+        bert.evaluate(bert.open_data(rows, graph=names.INFER))
+
+
 # Labels of one's own.
 
 
