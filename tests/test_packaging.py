@@ -73,10 +73,43 @@ def test_a_device_gets_nothing_of_the_workstation(metadata: email.message.Messag
 
 
 def test_the_workstation_gets_all_of_it_and_torch_is_pinned(metadata: email.message.Message) -> None:
-    """The extra `export` is complete, and names one torch: its joint graph is a private interface."""
+    """The extra `export` is complete, and names one torch and one onnxscript: private interfaces are used."""
     assert requirements(metadata, "export") == WORKSTATION_ONLY
     (torch,) = (line for line in metadata.get_all("Requires-Dist", []) if line.startswith("torch"))
     assert torch.startswith("torch==2.13.0;")
+    (onnxscript,) = (line for line in metadata.get_all("Requires-Dist", []) if line.startswith("onnxscript"))
+    assert "<0.8" in onnxscript
+
+
+def test_who_may_have_it_and_on_which_python(metadata: email.message.Message) -> None:
+    """The licence by its SPDX name, with its text, and the versions of Python that the classifiers tell."""
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata.get_all("License-File") == ["LICENSE"]
+    assert sorted(metadata["Requires-Python"].split(",")) == ["<3.14", ">=3.11"]
+    told = [line for line in metadata.get_all("Classifier") if re.search(r"Python :: 3\.", line)]
+    assert [line.rpartition(" ")[2] for line in told] == ["3.11", "3.12", "3.13"]
+
+
+def test_a_developer_gets_what_the_makefile_runs(metadata: email.message.Message) -> None:
+    """The extra `dev` has the tools of `make check` and `make test`, and what builds the wheel."""
+    assert {"hatchling", "hypothesis", "mypy", "pytest", "ruff"} <= requirements(metadata, "dev")
+    assert not requirements(metadata, "dev") & (WORKSTATION_ONLY | requirements(metadata, None))
+
+
+#: A private name of a library that is pinned for it, in an import or spelled out.
+PRIVATE = re.compile(
+    r"\b(?:torch|onnxscript|onnx_ir|onnx|peft|transformers)(?!\.ops)(?:\.\w+)*(?:\._[a-z]| import (?:\w+, )*_[a-z])"
+)
+
+
+def test_decision_4_names_the_files_with_private_names() -> None:
+    """All of them, and no other: that is where a new torch or onnxscript is looked at first."""
+    package = ROOT / "export" / "edgepeft_export"
+    found = {
+        str(path.relative_to(package)) for path in package.rglob("*.py") if PRIVATE.search(path.read_text())
+    }
+    decision = (ROOT / "docs" / "decisions" / "0004-pinned-torch.md").read_text()
+    assert found == set(re.findall(r"`([\w/]+\.py)`", decision))
 
 
 BANNED = ["torch", "onnx", "transformers", "peft", "onnxscript", "onnx_ir", "edgepeft_export"]

@@ -134,12 +134,10 @@ def convolution_backward(
 
 def _fit(full: Any, x: Any, padding: Sequence[int]) -> Any:
     """Cuts the forward padding off a gradient and fills with zeros what the stride left over."""
-    spatial = len(padding)
     size = op.Shape(x, start=2)
     missing = op.Sub(op.Sub(size, op.Shape(full, start=2)), _ints(*(-p for p in padding)))
     begin = [-p for p in padding]
     pads = op.Concat(_ints(0, 0, *begin), _ints(0, 0), missing, axis=0)
-    assert spatial > 0
     return op.Pad(full, pads)
 
 

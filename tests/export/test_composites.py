@@ -43,6 +43,24 @@ class UnequalRotary(nn.Module):
         return x * cos + _rotate_half(x) * sin
 
 
+class DoubledBatch(nn.Module):
+    """Not a rotation: the table holds the same values twice along the batch, not along the last axis."""
+
+    def forward(self, x: Tensor, angles: Tensor) -> Tensor:
+        both = torch.cat((angles, angles), dim=0)
+        cos, sin = both.cos().unsqueeze(1), both.sin().unsqueeze(1)
+        return x * cos + _rotate_half(x) * sin
+
+
+class StackedHalves(nn.Module):
+    """Not a rotation: the halves, of one number each, are joined along the batch."""
+
+    def forward(self, x: Tensor, angles: Tensor) -> Tensor:
+        both = torch.cat((angles, angles), dim=-1)
+        cos, sin = both.cos().unsqueeze(1), both.sin().unsqueeze(1)
+        return x * cos + torch.cat((-x[..., 1:], x[..., :1]), dim=0) * sin
+
+
 class Gated(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return functional.silu(x) * y + functional.silu(y)
@@ -90,6 +108,20 @@ CASES: dict[
     "rms_norm": (rms_norm, WrittenOutNorm, lambda: (rand(2, 3, 8),), {"rms_norm"}, {"pow", "rsqrt", "mean"}),
     "rotary": (rotary, WrittenOutRotary, lambda: (rand(2, 3, 5, 8), rand(1, 5, 4)), {"rotary"}, {"neg"}),
     "not rotary": (rotary, UnequalRotary, lambda: (rand(2, 3, 5, 8), rand(1, 5, 4)), {"neg"}, {"rotary"}),
+    "doubled batch": (
+        rotary,
+        DoubledBatch,
+        lambda: (rand(2, 3, 5, 8), rand(1, 5, 8)),
+        {"neg"},
+        {"rotary"},
+    ),
+    "stacked halves": (
+        rotary,
+        StackedHalves,
+        lambda: (rand(1, 3, 5, 2), rand(1, 5, 1)),
+        {"neg"},
+        {"rotary"},
+    ),
     "silu": (silu, Gated, lambda: (rand(2, 3), rand(2, 3) + 1), {"silu", "swiglu"}, set()),
     "attention, masked": (
         attention,
@@ -130,7 +162,7 @@ CASES: dict[
 
 
 #: Cases in which only the first input may be trained.
-ONE_GRADIENT = {"rotary", "not rotary"}
+ONE_GRADIENT = {"rotary", "not rotary", "doubled batch", "stacked halves"}
 
 
 @pytest.mark.parametrize("case", CASES)

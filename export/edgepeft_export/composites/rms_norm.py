@@ -95,10 +95,9 @@ def _backward_onnx(gradient: Any, x: Any, weight: Any, epsilon: float) -> Any:
     last = op.Constant(value_ints=[-1])
     mean_square = op.Mul(op.ReduceSumSquare(x, last), op.Constant(value_float=1 / weight.shape[0]))
     variance = op.Add(mean_square, op.Constant(value_float=epsilon))
-    inverse = op.Reciprocal(op.Sqrt(variance))
     scaled = op.Mul(gradient, weight)
     projection = op.Div(op.ReduceMean(op.Mul(scaled, x), last), variance)
-    return op.Mul(op.Sub(scaled, op.Mul(x, projection)), inverse)
+    return op.Div(op.Sub(scaled, op.Mul(x, projection)), op.Sqrt(variance))
 
 
 ONNX = {

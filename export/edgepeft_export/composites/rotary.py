@@ -54,19 +54,26 @@ def _equal_halves(node: Any) -> bool:
     while is_call(node, *_ELEMENTWISE):
         if node.target is aten.mul.Tensor and isinstance(node.args[1], Node):
             return False
+        if node.target is aten.unsqueeze.default and node.args[1] in (-1, len(_fx.shape(node)) - 1):
+            return False
         node = node.args[0]
+    parts = _joined_halves(node)
+    return parts is not None and parts[0] is parts[1]
+
+
+def _joined_halves(node: Any) -> tuple[Any, Any] | None:
+    """The two parts of a `cat` along the last axis."""
     if not is_call(node, aten.cat.default):
-        return False
-    parts = node.args[0]
-    return isinstance(parts, list) and len(parts) == 2 and parts[0] is parts[1]
+        return None
+    parts, *axis = node.args
+    last = [*axis, 0][0] in (-1, len(_fx.shape(node)) - 1)
+    return (parts[0], parts[1]) if last and isinstance(parts, list) and len(parts) == 2 else None
 
 
 def _is_rotated_half(node: Any, x: Node) -> bool:
     """Whether `node` is `cat([-x[..., half:], x[..., :half]], -1)`."""
-    if not is_call(node, aten.cat.default):
-        return False
-    parts, width = node.args[0], _fx.shape(x)[-1]
-    if not isinstance(parts, list) or len(parts) != 2 or not is_call(parts[0], aten.neg.default):
+    parts, width = _joined_halves(node), _fx.shape(x)[-1]
+    if parts is None or not is_call(parts[0], aten.neg.default):
         return False
     second, first = parts[0].args[0], parts[1]
     last, half = len(_fx.shape(x)) - 1, width // 2

@@ -16,6 +16,11 @@ def dims(value: ir.Value | None) -> Dims | None:
     return tuple(d if isinstance(d, int) else d.value for d in value.shape)
 
 
+def same_dims(first: Dims | None, second: Dims | None) -> bool:
+    """Whether two shapes are known to be equal: two sizes that nobody knows may differ."""
+    return first is not None and None not in first and first == second
+
+
 def rank(value: ir.Value | None) -> int | None:
     """A value's number of axes, if known."""
     return None if value is None or value.shape is None else len(value.shape)
@@ -37,6 +42,14 @@ def scalar(value: ir.Value | None) -> float | None:
     """The number in a constant of one element."""
     array = constant(value)
     return None if array is None or array.size != 1 else float(array.reshape(()))
+
+
+def permutation(transpose: ir.Node) -> list[int] | None:
+    """The order of axes that a `Transpose` makes; without the attribute, the reverse; `None` if nobody knows."""
+    axes = rank(transpose.inputs[0])
+    reverse = None if axes is None else list(reversed(range(axes)))
+    found = attribute(transpose, "perm", reverse)
+    return None if found is None else list(found)
 
 
 def attribute(node: ir.Node, name: str, default: Any) -> Any:

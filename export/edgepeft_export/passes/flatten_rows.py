@@ -4,11 +4,10 @@ A linear layer reshapes [batch, length, width] to a matrix and back. The reshape
 once the norms, activations and sums between them work on the matrix, and sums can then join a `Gemm`.
 """
 
-from collections.abc import Sequence
-
 import onnx_ir as ir
 
 from edgepeft_export.passes._graph import (
+    Dims,
     attribute,
     constant,
     dims,
@@ -17,6 +16,7 @@ from edgepeft_export.passes._graph import (
     producer,
     rank,
     redirect,
+    same_dims,
 )
 
 #: Operators that treat each element alone, or each row along its last axis.
@@ -68,24 +68,25 @@ def _is_rowwise(node: ir.Node) -> bool:
     return False
 
 
-def _matrix_behind(value: ir.Value | None) -> ir.Value | None:
-    """The matrix that `value` is a reshape of."""
-    reshape = producer(value, "Reshape")
-    if reshape is None or rank(value) != 3 or rank(reshape.inputs[0]) != 2:
+def _matrix_behind(value: ir.Value | None, leading: Dims) -> ir.Value | None:
+    """The matrix that `value`, [*leading, width], is a reshape of."""
+    reshape, shape = producer(value, "Reshape"), dims(value)
+    if reshape is None or shape is None or len(shape) != 3 or not same_dims(shape[:2], leading):
         return None
-    matrix = reshape.inputs[0]
-    return matrix if dims(matrix)[-1] == dims(value)[-1] else None  # type: ignore[index]
+    matrix = dims(reshape.inputs[0])
+    return reshape.inputs[0] if matrix is not None and same_dims(matrix[1:], shape[2:]) else None
 
 
 def _matrix_among(node: ir.Node) -> ir.Value | None:
     """A matrix that an operand is a reshape of, or that all readers of the lone result reshape it to."""
+    shape = dims(node.outputs[0])
+    assert shape is not None
     for value in node.inputs:
-        if (matrix := _matrix_behind(value)) is not None:
+        if (matrix := _matrix_behind(value, shape[:2])) is not None:
             return matrix
     readers = [use.node for output in node.outputs for use in output.uses()]
     results = [reader.outputs[0] for reader in readers if reader.op_type == "Reshape"]
-    width = dims(node.outputs[0])[-1]  # type: ignore[index]
-    to_rows = all(rank(result) == 2 and dims(result)[-1] == width for result in results)  # type: ignore[index]
+    to_rows = all(rank(result) == 2 and dims(result)[-1] == shape[-1] for result in results)  # type: ignore[index]
     return results[0] if results and to_rows and len(results) == len(readers) else None
 
 
@@ -106,7 +107,8 @@ def _sink(node: ir.Node) -> bool:
         moved.replace_input_with(1, new_ints(node, [-1]))
     assert node.graph is not None
     node.graph.insert_before(node, moved)
-    example = next(v for v in node.inputs if v is not None and (dims(v) or ())[:2] == leading)
+    operands = (value for value in node.inputs if value is not None)
+    example = next(value for value in operands if same_dims((dims(value) or ())[:2], leading))
     for old, new in zip(node.outputs, moved.outputs, strict=True):
         width = dims(old)[-1]  # type: ignore[index]
         assert isinstance(width, int)
@@ -117,7 +119,7 @@ def _sink(node: ir.Node) -> bool:
 
 
 def _flattened(
-    node: ir.Node, value: ir.Value | None, leading: Sequence[object], rows: int | str | None
+    node: ir.Node, value: ir.Value | None, leading: Dims, rows: int | str | None
 ) -> ir.Value | None:
     """The operand as a matrix: its source if it is one, a reshape of it, or itself if it only broadcasts."""
     shape = dims(value)
@@ -125,10 +127,10 @@ def _flattened(
         return None
     if len(shape) <= 1:
         return value
-    if (matrix := _matrix_behind(value)) is not None:
+    if (matrix := _matrix_behind(value, leading)) is not None:
         return matrix
     width = shape[-1]
-    if len(shape) != 3 or shape[:2] != tuple(leading) or not isinstance(width, int):
+    if len(shape) != 3 or not same_dims(shape[:2], leading) or not isinstance(width, int):
         return None
     return new_node(node, "Reshape", [value, new_ints(node, [-1, width])], like=value, shape=[rows, width])
 

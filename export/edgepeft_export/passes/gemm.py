@@ -11,9 +11,11 @@ from edgepeft_export.passes._graph import (
     attribute,
     dims,
     new_node,
+    permutation,
     producer,
     rank,
     redirect,
+    same_dims,
     scalar,
     used_once,
 )
@@ -56,7 +58,8 @@ def _absorb_transpose(node: ir.Node) -> bool:
         return False
     inputs, flags = list(node.inputs), {}
     for index, name in enumerate(("transA", "transB")):
-        if (transpose := producer(inputs[index], "Transpose")) is not None:
+        transpose = producer(inputs[index], "Transpose")
+        if transpose is not None and permutation(transpose) == [1, 0]:
             inputs[index] = transpose.inputs[0]
             flags[name] = 1 - attribute(node, name, 0)
     if flags:
@@ -70,7 +73,7 @@ def _scaled(node: ir.Node | None) -> tuple[ir.Value, float] | None:
         return None
     for value, other in (node.inputs, reversed(node.inputs)):
         number = scalar(other)
-        if number is not None and value is not None and dims(value) == dims(node.outputs[0]):
+        if number is not None and value is not None and same_dims(dims(value), dims(node.outputs[0])):
             return value, number
     return None
 
@@ -113,8 +116,8 @@ def _absorb_sum(node: ir.Node) -> bool:
         if value is None or other is None or product is None or not _is_product(product):
             continue
         shape, added = dims(value), dims(other)
-        fits = added == shape or (added is not None and len(added) == 1 and added[0] == shape[-1])  # type: ignore[index]
-        if len(product.inputs) == 2 and used_once(value) and fits and dims(node.outputs[0]) == shape:
+        fits = same_dims(added, shape) or (added is not None and same_dims(added, shape[-1:]))  # type: ignore[index]
+        if len(product.inputs) == 2 and used_once(value) and fits and same_dims(dims(node.outputs[0]), shape):
             kept = {name: item.value for name, item in product.attributes.items()}
             result = new_node(node, "Gemm", [*product.inputs, other], like=node.outputs[0], **kept)
             redirect(node.outputs[0], result)

@@ -11,6 +11,7 @@ from edgepeft_export.passes._graph import (
     producer,
     redirect,
     replaceable,
+    same_dims,
 )
 
 
@@ -49,7 +50,7 @@ class ConstantTargets(ir.passes.InPlacePass):
 def _same_shape(node: ir.Node) -> bool:
     before, after = dims(node.inputs[0]), dims(node.outputs[0])
     source = node.inputs[0]
-    if source is None or before is None or None in before or before != after:
+    if source is None or not same_dims(before, after):
         return False
     return replaceable(node.outputs[0], source)
 
@@ -61,8 +62,7 @@ def _skip_inner(node: ir.Node) -> bool:
         return False
     source = inner.inputs[0]
     assert source is not None
-    same = dims(source) is not None and dims(source) == dims(node.outputs[0])
-    if same and replaceable(node.outputs[0], source):
+    if same_dims(dims(source), dims(node.outputs[0])) and replaceable(node.outputs[0], source):
         redirect(node.outputs[0], source)
     else:
         node.replace_input_with(0, source)

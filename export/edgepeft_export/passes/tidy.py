@@ -2,7 +2,7 @@
 
 import onnx_ir as ir
 
-from edgepeft_export.passes._graph import dims, redirect, replaceable, scalar
+from edgepeft_export.passes._graph import dims, redirect, replaceable, same_dims, scalar
 
 
 class DropNeutral(ir.passes.InPlacePass):
@@ -27,6 +27,6 @@ def _neutral(node: ir.Node) -> ir.Value | None:
         return source if same else None
     if node.op_type == "Mul":
         for value, other in (node.inputs, tuple(reversed(node.inputs))):
-            if scalar(other) == 1.0 and dims(value) == dims(node.outputs[0]):
+            if scalar(other) == 1.0 and same_dims(dims(value), dims(node.outputs[0])):
                 return value
     return None
