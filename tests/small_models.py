@@ -163,6 +163,21 @@ def lora(*modules: str, task: str | None = None) -> LoraConfig:
     return LoraConfig(r=4, lora_alpha=8, target_modules=list(modules), task_type=task)
 
 
+def save_tiny_folder(path: Path) -> None:
+    """A tiny Llama with its tokenizer and chat template, as `save_pretrained` writes them."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    tiny_llama().save_pretrained(path)  # type: ignore[operator]
+    PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(byte_tokenizer().decode()),
+        bos_token="<bos>",  # noqa: S106
+        eos_token="<eos>",  # noqa: S106
+        pad_token="<pad>",  # noqa: S106
+        chat_template=CHAT_TEMPLATE,
+    ).save_pretrained(path)
+
+
 #: What each small bundle is exported from: arguments of `edgepeft_export.export`.
 RECIPES: dict[str, Callable[[], Mapping[str, Any]]] = {
     "tiny-llama": lambda: {

@@ -1,4 +1,4 @@
-"""Hugging Face folders, the README's programs, and the exporter's command line, on a tiny model."""
+"""Hugging Face folders and the exporter's command line, on a tiny model."""
 
 import json
 import re
@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from small_models import CHAT_TEMPLATE, byte_tokenizer, tiny_llama
-from transformers import PreTrainedTokenizerFast
+from small_models import CHAT_TEMPLATE, byte_tokenizer, save_tiny_folder, tiny_llama
 
 import edgepeft
 from edgepeft import names
@@ -18,32 +17,13 @@ from edgepeft.text import render
 from edgepeft_export.cli import main
 from edgepeft_export.hf import tokenizer_assets
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model's folder as save_pretrained writes it."""
     path = tmp_path_factory.mktemp("hf") / "SmolLM2-135M-Instruct"
-    tiny_llama().save_pretrained(path)
-    from tokenizers import Tokenizer
-
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(byte_tokenizer().decode()),
-        bos_token="<bos>",  # noqa: S106
-        eos_token="<eos>",  # noqa: S106
-        pad_token="<pad>",  # noqa: S106
-        chat_template=CHAT_TEMPLATE,
-    )
-    tokenizer.save_pretrained(path)
+    save_tiny_folder(path)
     return path
-
-
-def program(name: str) -> str:
-    """A program of the README by the name in the comment before it."""
-    found = re.search(rf"<!-- program: {name} -->\n```python\n(.*?)```", README, re.DOTALL)
-    assert found is not None
-    return found[1]
 
 
 def test_padding_and_truncation_of_the_tokenizer_stay_behind(folder: Path, tmp_path: Path) -> None:
@@ -63,27 +43,6 @@ def test_padding_and_truncation_of_the_tokenizer_stay_behind(folder: Path, tmp_p
     assert tokenizer.backend_tokenizer.to_str() == before, "the caller's own tokenizer is left as it was"
     assert written.encode("spare").ids == Tokenizer.from_str(byte_tokenizer().decode()).encode("spare").ids
     assert len(written.encode("the spare key").ids) == 13
-
-
-def execute(code: str, folder: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
-
-
-def test_the_readme_programs_run(folder: Path) -> None:
-    """The workstation's, then the device's on what it wrote, as they stand there."""
-    table = execute(program("workstation"), folder.parent)
-    assert "gradients" in table
-    assert "FAILED" not in table
-    for name in ("facts", "heldout"):
-        row = {"prompt": "Where is the spare key?", "completion": "Under the pot."}
-        (folder.parent / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
-    execute(program("device"), folder.parent)
-    assert (folder.parent / "alice" / "adapter_model.safetensors").exists()
-    assert (folder.parent / "run" / "checkpoint.safetensors").exists()
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
