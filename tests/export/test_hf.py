@@ -1,7 +1,6 @@
 """Hugging Face folders and the exporter's command line, on a tiny model."""
 
 import json
-import re
 import shutil
 import subprocess
 import sys
