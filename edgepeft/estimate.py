@@ -1,5 +1,7 @@
 """How much memory a training will take: an estimate from the manifest alone, before anything is loaded."""
 
+import dataclasses
+import math
 from dataclasses import dataclass
 
 from edgepeft import names
@@ -12,8 +14,13 @@ _RUNTIME_BYTES = 75 * MiB
 #: Resident bytes that a session takes for each byte of its graph's file: nodes, kernels and plans. Measured.
 _BYTES_PER_GRAPH_BYTE = 40
 
+#: The same for each byte of tokenizer.json.
+_BYTES_PER_TOKENIZER_BYTE = 28
+
 #: Copies of the adapter besides the optimizer's: its values and gradients, and the mean of accumulated gradients.
 _ADAPTER_COPIES = 3
+
+_FLOAT32_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,7 @@ class MemoryEstimate:
         runtime: Python and its libraries.
         base: The frozen weights.
         graphs: ONNX Runtime's sessions.
+        tokenizer: The tokenizer, where there is one.
         adapter: The adapter, its gradients, and what the optimizer keeps, before and after an update.
         activations: Intermediate tensors of a batch.
     """
@@ -31,13 +39,14 @@ class MemoryEstimate:
     runtime: float
     base: float
     graphs: float
+    tokenizer: float
     adapter: float
     activations: float
 
     @property
     def total(self) -> float:
         """All of it."""
-        return self.runtime + self.base + self.graphs + self.adapter + self.activations
+        return math.fsum(dataclasses.astuple(self))
 
 
 def training_memory(
@@ -58,24 +67,18 @@ def training_memory(
     if memory is None:
         return None
     slots = len(names.OPTIMIZERS[optimizer].slots)
-    adapter = sum(size_of(tensor.shape) for tensor in manifest.adapter.tensors)
+    adapter = sum(_FLOAT32_BYTES * math.prod(tensor.shape) for tensor in manifest.adapter.tensors)
     graphs = (names.TRAIN, names.ACCUMULATE, names.update_graph(optimizer))
-    sizes = [manifest.files[info.file].size for info in map(manifest.graphs.get, graphs) if info]
+    sizes = [manifest.files[manifest.graphs[name].file].size for name in graphs if name in manifest.graphs]
+    tokenizer = manifest.files.get(names.TOKENIZER)
     return MemoryEstimate(
         runtime=_RUNTIME_BYTES,
         base=manifest.files[names.BASE].size,
         graphs=_BYTES_PER_GRAPH_BYTE * sum(sizes),
+        tokenizer=_BYTES_PER_TOKENIZER_BYTE * (tokenizer.size if tokenizer else 0),
         adapter=adapter * (_ADAPTER_COPIES + 2 * slots + 1),
         activations=sum(value * MONOMIALS[term](batch_size, length) for term, value in memory.items()),
     )
-
-
-def size_of(shape: list[int]) -> int:
-    """Bytes of a float32 tensor."""
-    size = 4
-    for length in shape:
-        size *= length
-    return size
 
 
 def has_length(graph: GraphInfo) -> bool:

@@ -15,7 +15,7 @@ from edgepeft import estimate, names
 from edgepeft import manifest as schema
 from edgepeft.limits import MiB
 
-_STEPS = 3
+_STEPS = 2
 _THREADS = 2
 
 #: A training whose rows all have one length.
@@ -27,6 +27,7 @@ from edgepeft import names
 
 bundle, rows, length, steps, threads = sys.argv[1], *map(int, sys.argv[2:])
 model = edgepeft.load(bundle, threads=threads)
+assert model.text is None or model.text.info  # a training on text loads the tokenizer
 random = np.random.default_rng(0)
 
 def array(port):

@@ -39,11 +39,21 @@ def test_the_parts_add_up(manifest: Manifest) -> None:
     assert found.base == manifest.files[names.BASE].size
     adapter = 4 * (2 * 16 + 33 * 2)
     assert found.adapter == adapter * 8
-    assert found.total == found.runtime + found.base + found.graphs + found.adapter + found.activations
+    parts = (found.runtime, found.base, found.graphs, found.tokenizer, found.adapter, found.activations)
+    assert found.total == pytest.approx(sum(parts))
+    assert found.tokenizer > 0
     lighter = estimate.training_memory(told, 1, 1, optimizer="sgd")
     assert lighter is not None
     assert lighter.adapter == adapter * 6
     assert lighter.graphs < found.graphs
+
+
+def test_a_model_without_text_has_no_tokenizer(handmade: Path) -> None:
+    """Nothing is added for it."""
+    plain = edgepeft.Bundle.open(handmade / "regression").manifest
+    found = estimate.training_memory(with_memory(plain, MEMORY), 1)
+    assert found is not None
+    assert found.tokenizer == 0
 
 
 def test_nothing_is_said_where_nothing_is_known(manifest: Manifest) -> None:
