@@ -59,10 +59,15 @@ def commands(options: argparse.Namespace) -> dict[str, list[str]]:
     ours = [sys.executable, str(_WORKERS / "edgepeft_worker.py"), f"--bundle={options.bundle}", *shared]
     theirs = [sys.executable, str(_WORKERS / "pytorch_worker.py"), *model, *shared]
     found = {"edgepeft-stock": ours} | {f"pytorch-{kind}": [*theirs, f"--kind={kind}"] for kind in _PYTORCH}
-    for peer in options.peer:
-        name, _, command = peer.partition("=")
-        found[name] = shlex.split(command)
-    return found
+    return found | dict(options.peer)
+
+
+def peer(text: str) -> tuple[str, list[str]]:
+    """The name and the command of NAME=COMMAND, the command split as a shell would."""
+    name, _, command = text.partition("=")
+    if not name or not command.strip():
+        raise argparse.ArgumentTypeError(f"{text!r}: expected NAME=COMMAND")
+    return name, shlex.split(command)
 
 
 def run(name: str, command: list[str]) -> dict[str, Any]:
@@ -70,8 +75,14 @@ def run(name: str, command: list[str]) -> dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{name} failed:\n{done.stderr[-2000:]}")
-    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return result
+    *_, last = ["", *done.stdout.strip().splitlines()]
+    try:
+        result: dict[str, Any] = json.loads(last)
+        return {"seconds": list(map(float, result["seconds"])), "peak_rss_mb": float(result["peak_rss_mb"])}
+    except (ValueError, TypeError, KeyError):
+        sys.exit(
+            f'{name} printed {last[:200]!r}; expected {{"seconds": [...], "peak_rss_mb": ...}} as its last line'
+        )
 
 
 def summary(rounds: list[dict[str, Any]], limit: float, tokens: int) -> dict[str, float]:
@@ -111,8 +122,8 @@ def table(results: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Runs the rounds and prints the table."""
+def arguments() -> argparse.Namespace:
+    """What the command line says."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -127,10 +138,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=int, default=6, help="steps a round that count, after 2 that warm up")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND")
+    parser.add_argument("--peer", type=peer, action="append", default=[], metavar="NAME=COMMAND")
     parser.add_argument("--json", type=Path, metavar="FILE")
-    options = parser.parse_args()
+    return parser.parse_args()
 
+
+def main() -> None:
+    """Runs the rounds and prints the table."""
+    options = arguments()
     parameters = json.loads((Path(options.bundle) / "manifest.json").read_text())["model"]["parameters"]
     tokens = options.batch * options.length
     rate = 0.0

@@ -1,13 +1,16 @@
 """Adapters go both ways between a bundle and HF PEFT."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import peft
+import pytest
 import torch
-from small_models import lora, text_batch, tiny_llama
+from small_models import ConvNet, image_batch, lora, text_batch, tiny_llama
 
 import edgepeft
+import edgepeft_export
 
 MAX_DIFFERENCE = 1e-4
 
@@ -50,8 +53,6 @@ def test_adapter_made_by_peft_is_used_on_the_device(bundles: Path, tmp_path: Pat
 
 def test_wrapped_model_keeps_its_adapter(tmp_path: Path) -> None:
     """A model that PEFT wrapped before is exported with the adapter's values as they are."""
-    import edgepeft_export
-
     wrapped = peft.get_peft_model(tiny_llama(), lora("q_proj", task="CAUSAL_LM"))
     torch.manual_seed(1)
     with torch.no_grad():
@@ -65,3 +66,26 @@ def test_wrapped_model_keeps_its_adapter(tmp_path: Path) -> None:
     assert saved.tensors.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_array_equal(saved.tensors[name], value.numpy())
+
+
+def test_verification_draws_frozen_tensors_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in LoRA-FA, whose A stays as it was drawn: part of the bundle's base, and the same only from the same seed."""
+    from peft import get_peft_model
+
+    def frozen_a(model: torch.nn.Module, config: peft.PeftConfig) -> peft.PeftModel:
+        wrapped = get_peft_model(model, config)
+        for name, parameter in wrapped.named_parameters():
+            if "lora_A" in name:
+                parameter.requires_grad_(requires_grad=False)
+        return wrapped
+
+    monkeypatch.setattr(sys.modules["edgepeft_export.attach"], "get_peft_model", frozen_a)
+    given = {"model": ConvNet(), "example_inputs": image_batch(), "loss": "cross_entropy"}
+    edgepeft_export.export(**given, adapter=lora("head"), output=tmp_path / "bundle", seed=3)
+    bundle = edgepeft.Bundle.open(tmp_path / "bundle")
+    assert [name.split(".")[-2] for name in bundle.manifest.adapter_names] == ["lora_B"]
+    given["model"] = ConvNet()
+    assert edgepeft_export.verify_model(bundle, **given, seed=3).passed
+    given["model"] = ConvNet()
+    with pytest.raises(edgepeft_export.ExportError, match="differs from PyTorch"):
+        edgepeft_export.verify_model(bundle, **given, seed=4)
