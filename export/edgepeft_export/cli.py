@@ -1,10 +1,10 @@
 """The command `edgepeft-export`."""
 
+import functools
 import importlib
 import inspect
 import json
 import logging
-import os
 import sys
 import time
 import warnings
@@ -16,6 +16,7 @@ from typing import Any
 import click
 import msgspec
 from rich.console import Console
+from tqdm import tqdm
 
 from edgepeft.cli.group import Group
 from edgepeft.cli.shared import console, print_json
@@ -32,7 +33,9 @@ _TASK = click.Choice(["causal_lm", "sequence_classification"])
 def quiet_libraries() -> None:
     """Silences what other libraries say about themselves."""
     warnings.simplefilter("ignore")
-    os.environ.setdefault("TQDM_DISABLE", "1")
+    tqdm.__init__ = functools.partialmethod(
+        tqdm.__init__, disable=True
+    )  # its variable is read at import: too late
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
 
 
