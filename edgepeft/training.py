@@ -250,7 +250,7 @@ class _Loop:
         self._path = path
         self._run = run
         self._stepper = model.engine.stepper(state)
-        self._step = self._saved = run.step
+        self._step = self._tried = run.step  # the last step that was to be saved
         self._history = history
         self._seconds = run.seconds
         each = steps_per_epoch(len(rows), arguments)
@@ -270,9 +270,10 @@ class _Loop:
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            if self._step > self._saved:
+            if self._path is not None and self._step > self._tried:
                 try:
                     self._save()
+                    error.add_note(f"Step {self._step} is saved: resume goes on from there.")
                 except EdgepeftError as second:
                     error.add_note(f"Nor could the checkpoint be written: {second}")
             raise
@@ -351,8 +352,8 @@ class _Loop:
         if self._path is None:
             return
         run = msgspec.structs.replace(self._run, step=self._step, seconds=self._seconds)
+        self._tried = self._step
         checkpoint.save(self._path, run, self._history, self._state())
-        self._saved = self._step
 
     def _result(self, reason: StopReason) -> TrainingResult:
         spent = max(self._seconds - self._run.seconds, 1e-9)

@@ -58,5 +58,5 @@ def _one_line() -> Iterator[None]:
 
 def _line(error: Exception, program: str) -> str:
     if isinstance(error, EdgepeftError):
-        return str(error)
+        return " ".join([str(error), *getattr(error, "__notes__", [])])
     return f"{type(error).__name__}: {' '.join(str(error).split())}. Run `{program} --debug ...` for its traceback."

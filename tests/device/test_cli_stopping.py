@@ -120,3 +120,27 @@ def test_a_log_that_fails_at_the_end_does_not_take_the_adapter(
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr.endswith(f"Error: no room to tell of step {STEPS}.\n")
     assert tensors(tmp_path / "alice")
+
+
+def test_a_log_that_fails_in_between_loses_no_step(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line says that the step is saved, and the resumed run ends as one that did not fail."""
+
+    class Full(edgepeft.JsonLinesLog):
+        def on_step_end(self, step: int, result: StepResult) -> None:
+            del result
+            if step == STOP:
+                raise edgepeft.EdgepeftError("the disk is full.")
+
+    options = ["--output", tmp_path / "alice", "--checkpoint-dir", tmp_path / "run"]
+    with monkeypatch.context() as patch:
+        patch.setattr("edgepeft.cli.commands.JsonLinesLog", Full)
+        done = train(*options, "--log", tmp_path / "log.jsonl")
+    assert (done.exit_code, done.stdout) == (1, "")
+    told = f"Error: the disk is full. Step {STOP} is saved: resume goes on from there.\n"
+    assert done.stderr.endswith(told)
+    assert not (tmp_path / "alice").exists()
+    assert train(*options, "--resume").exit_code == 0
+    assert train("--output", tmp_path / "whole").exit_code == 0
+    assert all(map(np.array_equal, tensors(tmp_path / "alice"), tensors(tmp_path / "whole")))

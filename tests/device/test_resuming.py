@@ -97,6 +97,23 @@ def test_a_callback_that_fails_loses_no_step(bundles: Path, rows: Rows, tmp_path
     assert resumed.evaluation_losses == whole.evaluation_losses
 
 
+def test_a_callback_fails_and_so_does_the_disk(
+    handmade: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The callback's error is what is told, with a note that nothing could be saved."""
+
+    def full(path: Path, _: bytes) -> None:
+        raise StorageError(f"{path}: cannot be written.")
+
+    monkeypatch.setattr(store, "write_file", full)
+    trainer = edgepeft.Trainer(edgepeft.load(handmade / "chat"), arguments())
+    with pytest.raises(RuntimeError, match="could not tell") as caught:
+        trainer.fit([{"text": "hello"}], callbacks=[Fail(2)], checkpoint_dir=tmp_path)
+    assert caught.value.__notes__ == [
+        f"Nor could the checkpoint be written: {tmp_path / training.CHECKPOINT}: cannot be written."
+    ]
+
+
 def test_a_run_that_fails_at_once_leaves_the_checkpoint_of_another(
     bundles: Path, rows: Rows, tmp_path: Path
 ) -> None:
@@ -197,6 +214,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(
     trainer = edgepeft.Trainer(edgepeft.load(bundles / "tiny-llama"), arguments(checkpoint_every=1))
     with pytest.raises(StorageError, match="No space left"):
         trainer.fit(rows, checkpoint_dir=tmp_path)
+    assert len(calls) == 3  # it is not tried again
     monkeypatch.undo()
     resumed = edgepeft.Trainer(edgepeft.load(bundles / "tiny-llama"), arguments(checkpoint_every=1))
     assert same(resumed.fit(rows, checkpoint_dir=tmp_path, resume=True).adapter, whole.adapter)
