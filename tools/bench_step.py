@@ -78,11 +78,17 @@ def run(name: str, command: list[str]) -> dict[str, Any]:
     *_, last = ["", *done.stdout.strip().splitlines()]
     try:
         result: dict[str, Any] = json.loads(last)
+    except ValueError:
+        sys.exit(f"{name} printed {last[:200]!r}; expected a line of JSON last")
+    return result
+
+
+def steps_of(name: str, result: Any) -> dict[str, Any]:
+    """What counts of an engine's line."""
+    try:
         return {"seconds": list(map(float, result["seconds"])), "peak_rss_mb": float(result["peak_rss_mb"])}
     except (ValueError, TypeError, KeyError):
-        sys.exit(
-            f'{name} printed {last[:200]!r}; expected {{"seconds": [...], "peak_rss_mb": ...}} as its last line'
-        )
+        sys.exit(f'{name} gave {str(result)[:200]}; expected {{"seconds": [0.81, ...], "peak_rss_mb": 1017}}')
 
 
 def summary(rounds: list[dict[str, Any]], limit: float, tokens: int) -> dict[str, float]:
@@ -153,7 +159,7 @@ def main() -> None:
     for number in range(options.rounds):
         rate = max(rate, multiply_rate())  # the best of all rounds: something else may have run in one
         for name, command in commands(options).items():
-            result = run(name, command)
+            result = steps_of(name, run(name, command))
             rounds.setdefault(name, []).append(result)
             middle = statistics.median(result["seconds"])
             print(f"round {number + 1}: {name} {middle:.3f} s, {result['peak_rss_mb']:.0f} MB", flush=True)
