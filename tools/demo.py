@@ -93,6 +93,10 @@ def adapt(bundle: Path, output: Path, **settings: Any) -> None:
     output.mkdir(parents=True, exist_ok=True)
     callbacks = [progress(console), edgepeft.HtmlReport(output / "report.html", trainer, tell=console.print)]
     result = trainer.fit(DATA / "facts.jsonl", DATA / "heldout.jsonl", callbacks=callbacks)
+    if result.stop_reason == "stopped":
+        print(
+            f"== a signal stopped training after {result.steps} steps: what follows is of a half-trained adapter"
+        )
     print("== asking again")
     after = ask(model, questions, console, "after")
     result.adapter.save(output / "adapter")
@@ -128,6 +132,7 @@ def report(
         print(f"{kind:<10} right {told} (wanted: {counted} at least {wanted})")
     figures = {
         "steps": result.steps,
+        "stop_reason": result.stop_reason,
         "seconds_per_step": result.seconds / result.steps,
         "tokens_per_second": result.tokens_per_second,
         "peak_memory_mb": result.peak_memory_bytes / 2**20,
