@@ -1,5 +1,6 @@
 """A second piece of work beside the first: tracing keeps one core busy, and a workstation has more."""
 
+import gc
 import multiprocessing
 import sys
 import warnings
@@ -36,7 +37,10 @@ def in_background(work: Work) -> Iterator[Work]:
     process = context.Process(target=_run, args=(work, sender), daemon=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads: none of them computes
+        # Garbage of this process is not collected in the other: a session of ONNX Runtime would wait for its threads.
+        gc.freeze()
         process.start()
+        gc.unfreeze()
     sender.close()
 
     def result() -> bytes:

@@ -12,7 +12,6 @@ from torch.fx import Interpreter, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.onnx._internal.exporter import _core, _fx_passes
 
-from edgepeft_export.composites._fx import aten, calls
 from edgepeft_export.errors import ExportError
 from edgepeft_export.trace import Trace, first_line
 from edgepeft_export.translations import OPSET, decompositions, registry
@@ -29,7 +28,6 @@ def lower(traced: Trace) -> ir.Model:
         ExportError: An operator has no ONNX translation; the message names it and the module it is from.
     """
     program = traced.program
-    _drop_uninitialized(program.graph_module)
     try:
         _fx_passes.insert_type_promotion_nodes(program.graph_module)
         _fx_passes.remove_assertion_nodes(program.graph_module)
@@ -44,18 +42,6 @@ def lower(traced: Trace) -> ir.Model:
         graph.inputs.append(value)
     assert len(graph.outputs) == len(traced.outputs)
     return model
-
-
-def _drop_uninitialized(module: torch.fx.GraphModule) -> None:
-    """Replaces `empty_permuted`, which only lends its shape to a `full_like`, by zeros: ONNX has no such call."""
-    for node in calls(module, aten.empty_permuted.default):
-        with module.graph.inserting_before(node):
-            zeros = module.graph.call_function(
-                aten.full.default, (node.args[0], 0.0), {"dtype": torch.float32}
-            )
-        zeros.meta = dict(node.meta)
-        node.replace_all_uses_with(zeros)
-        module.graph.erase_node(node)
 
 
 def _explained(error: Exception, traced: Trace) -> ExportError:
@@ -85,7 +71,7 @@ def _calls_in(program: ExportedProgram) -> list[Node]:
 
 
 def _module_of(node: Node, forward: ExportedProgram) -> str | None:
-    """The module that called an operator of the joint graph, or whose gradient the operator computes.
+    """The module that called an operator of the joint graph, or whose gradient it computes; the model by its class.
 
     AOTAutograd forgets the modules, so the forward graph is decomposed again, step by step with its own notes, and
     the call with the most arguments in common is taken.
@@ -110,7 +96,10 @@ def _module_of(node: Node, forward: ExportedProgram) -> str | None:
     calls = [each for each in graph.nodes if _operator(each) and _operator(each) == _operator(node)]
     found = max(calls, key=common, default=None)
     stack = list((found.meta.get("nn_module_stack") or {}).values()) if found is not None else []
-    return str(stack[-1][0]).removeprefix("model.") if stack else None
+    if not stack:
+        return None
+    path, kind = stack[-1]
+    return str(path).removeprefix("model.") if path != "model" else str(kind).rpartition(".")[2]
 
 
 def _operator(node: Node) -> str | None:

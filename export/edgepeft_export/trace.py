@@ -112,11 +112,9 @@ def trace(step: StepModule, example: Mapping[str, Tensor], symbols: Mapping[str,
     except ExportError:
         raise
     except Exception as error:
-        raise ExportError(
-            "trace",
-            f"AOTAutograd refused the graph: {first_line(error)} A trainable tensor that the loss does not depend "
-            "on must be frozen (requires_grad=False).",
-        ) from error
+        told = first_line(error)
+        todo = " Freeze it (requires_grad=False)." if "did not receive a gradient" in told else ""
+        raise ExportError("trace", f"AOTAutograd refused the graph: {told}{todo}") from error
     return Trace(joint, _expose_gradients(joint), tuple(trainable), forward)
 
 

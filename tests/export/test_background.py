@@ -1,5 +1,6 @@
 """Work in a process of its own, and what happens when that process fails."""
 
+import gc
 import os
 import signal
 from typing import NoReturn
@@ -45,6 +46,32 @@ def test_a_process_that_dies_is_replaced() -> None:
 
     with in_background(work) as result:
         assert result() == b"done"
+
+
+def test_garbage_of_the_first_process_is_not_collected_in_the_second() -> None:
+    """A session of ONNX Runtime would wait there for threads that were not forked."""
+    destroyed: list[int] = []
+
+    class Session:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            destroyed.append(os.getpid())
+
+    def work() -> bytes:
+        gc.collect()
+        return str(len(destroyed)).encode()
+
+    gc.disable()
+    try:
+        Session()
+        with in_background(work) as result:
+            assert result() == b"0"
+    finally:
+        gc.enable()
+    gc.collect()
+    assert destroyed == [os.getpid()], "here it is garbage as before"
 
 
 def test_no_process_is_left_behind() -> None:

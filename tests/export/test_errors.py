@@ -57,6 +57,12 @@ def test_an_unsupported_operator_is_named_with_its_module(tmp_path: Path) -> Non
     assert "gradients.py" in str(error)
 
 
+def test_an_operator_of_the_model_itself(tmp_path: Path) -> None:
+    """Called by no module inside it: the model's class is named."""
+    batch = {"x": torch.randn(3, 4), "labels": torch.tensor([0, 1, 2])}
+    assert "bessel_j0.default (module Sorts) has no" in str(attempt(tmp_path, Sorts(), batch))
+
+
 class Convolves(nn.Module):
     """Three convolutions in a row, of which the middle one is given."""
 
@@ -141,7 +147,9 @@ def test_a_tensor_that_the_loss_does_not_reach(tmp_path: Path) -> None:
     model.unused = nn.Linear(2, 2)
     error = attempt(tmp_path, model, image_batch())
     assert error.stage == "trace"
-    assert "must be frozen" in str(error)
+    assert str(error).endswith(
+        "a parameter that did not receive a gradient. Freeze it (requires_grad=False)."
+    )
 
 
 def test_an_output_that_exists(tmp_path: Path) -> None:
