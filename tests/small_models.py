@@ -147,7 +147,7 @@ def text_batch(
     return batch | {"token_type_ids": torch.zeros_like(ids), "labels": labels}
 
 
-def _without_types(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def without_types(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in batch.items() if name != "token_type_ids"}
 
 
@@ -199,7 +199,7 @@ RECIPES: dict[str, Callable[[], Mapping[str, Any]]] = {
     },
     "embedder": lambda: {
         "model": Embedder(),
-        "example_inputs": _without_types(text_batch(classes=3)),
+        "example_inputs": without_types(text_batch(classes=3)),
         "loss": "cross_entropy",
         "adapter": lora("project"),
         "text": msgspec.structs.replace(text_info(), max_length=64),
