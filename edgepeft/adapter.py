@@ -160,7 +160,7 @@ class Adapter:
             names.ADAPTER_CONFIG: config.encode(),
             names.ADAPTER_MODEL: tensors.serialize(self.tensors, metadata),
         }
-        store.write_folder(Path(path), files, replaceable=_holds_an_adapter_only)
+        store.write_folder(Path(path), files, replaceable=holds_an_adapter_only)
 
     @property
     def size(self) -> int:
@@ -168,7 +168,8 @@ class Adapter:
         return sum(value.nbytes for value in self.tensors.values())
 
 
-def _holds_an_adapter_only(folder: Path) -> bool:
+def holds_an_adapter_only(folder: Path) -> bool:
+    """Whether a folder may be given up for a new adapter: it has regular files of an adapter's names, or none."""
     known = {names.ADAPTER_CONFIG, names.ADAPTER_MODEL}
     return folder.is_dir() and all(
         entry.name in known and entry.is_file() and not entry.is_symlink() for entry in folder.iterdir()

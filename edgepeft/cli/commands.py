@@ -1,7 +1,7 @@
 """The commands: each reads its options, makes a few calls of the library, and prints."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -106,10 +106,7 @@ def train(
     that is there already is not replaced then.
     """
     check_adapter_output(output)
-    if report is not None and output.absolute() in report.absolute().parents:
-        raise ArgumentError(
-            f"--report {report} is in --output, which holds the adapter alone. Choose another place."
-        )
+    _check_places(output, {"--report": report, "--log": log, "--checkpoint-dir": checkpoint_dir})
     if checkpoint_dir is not None:
         store.check_writable(checkpoint_dir)
     model = load(bundle, adapter, threads=threads)
@@ -140,6 +137,16 @@ def train(
         click.echo(_told(result, saved, report, can_resume=checkpoint_dir is not None))
     if result.stop_reason == "stopped":
         raise click.exceptions.Exit(1)
+
+
+def _check_places(output: Path, others: Mapping[str, Path | None]) -> None:
+    """What a run writes beside the adapter is not in its folder, which would then not be replaced."""
+    folder = output.resolve()
+    for option, path in others.items():
+        if path is not None and folder in (path.resolve(), *path.resolve().parents):
+            raise ArgumentError(
+                f"{option} {path} is in --output, which holds the adapter alone. Choose another place."
+            )
 
 
 def _told(result: TrainingResult, saved: AdapterOutput, report: Path | None, *, can_resume: bool) -> str:

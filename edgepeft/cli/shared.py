@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edgepeft import names, store
+from edgepeft import store
+from edgepeft.adapter import holds_an_adapter_only
 from edgepeft.errors import StorageError
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -81,9 +82,8 @@ def check_adapter_output(output: Path) -> None:
     """Refuses a folder that cannot become an adapter's before the time is spent, not after.
 
     Raises:
-        StorageError: It holds something else, or cannot be written.
+        StorageError: It is a link, holds something else, or cannot be written.
     """
-    adapter = {names.ADAPTER_CONFIG, names.ADAPTER_MODEL}
-    if output.exists() and not (output.is_dir() and {entry.name for entry in output.iterdir()} <= adapter):
+    if output.is_symlink() or (output.exists() and not holds_an_adapter_only(output)):
         raise StorageError(f"{output}: exists and is not an adapter's folder. Choose another --output.")
     store.check_writable(output)

@@ -124,6 +124,48 @@ def test_an_output_folder_that_exists(train: Callable[..., list[object]], tmp_pa
     assert snapshot(tmp_path) == before
 
 
+@pytest.mark.parametrize("target", ["away", "nowhere"])
+def test_an_output_that_is_a_link(train: Callable[..., list[object]], tmp_path: Path, target: str) -> None:
+    """To a folder or to nothing: an adapter does not take its place, which is told before the first step."""
+    (tmp_path / "away").mkdir()
+    (tmp_path / "link").symlink_to(target)
+    before = snapshot(tmp_path)
+    line = refused(1, *train(output=tmp_path / "link"))
+    assert "link: exists and is not an adapter's folder. Choose another --output." in line
+    assert snapshot(tmp_path) == before
+
+
+def test_an_output_folder_of_links(train: Callable[..., list[object]], tmp_path: Path) -> None:
+    """Files of the right names that are links are not an adapter's."""
+    output = tmp_path / "alice"
+    output.mkdir()
+    (output / "adapter_config.json").symlink_to(tmp_path / "facts.jsonl")
+    line = refused(1, *train(output=output))
+    assert "alice: exists and is not an adapter's folder. Choose another --output." in line
+    assert (output / "adapter_config.json").is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("option", "inside"),
+    [
+        ("--report", "report.html"),
+        ("--log", "log.jsonl"),
+        ("--checkpoint-dir", "run"),
+        ("--checkpoint-dir", ""),
+        ("--checkpoint-dir", "../out/run"),
+    ],
+)
+def test_nothing_else_goes_into_the_output(
+    train: Callable[..., list[object]], tmp_path: Path, option: str, inside: str
+) -> None:
+    """The adapter would not be saved there after the training: told before the first step."""
+    before = snapshot(tmp_path)
+    line = refused(2, *train(option, tmp_path / "out" / inside))
+    assert f"{option} " in line
+    assert "is in --output, which holds the adapter alone. Choose another place." in line
+    assert snapshot(tmp_path) == before
+
+
 @pytest.mark.parametrize("option", ["--output", "--checkpoint-dir"])
 def test_a_read_only_disk(
     train: Callable[..., list[object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
