@@ -234,7 +234,7 @@ def check_writable(path: Path) -> None:
         StorageError: The file system refuses a new file or folder of that name.
     """
     with _refusals(path):
-        above = next(place for place in path.absolute().parents if place.exists())
+        above = next(place for place in path.absolute().parents if place.exists() or place.is_symlink())
         probe = _beside(above / path.name)
         probe.mkdir()
         probe.rmdir()

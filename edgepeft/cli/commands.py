@@ -27,7 +27,7 @@ from edgepeft.log import JsonLinesLog
 from edgepeft.model import Model, load
 from edgepeft.progress import progress
 from edgepeft.report import HtmlReport
-from edgepeft.training import Callback, Trainer, TrainingResult
+from edgepeft.training import CHECKPOINT, Callback, Trainer, TrainingResult
 
 
 def _option(name: str, text: str, kind: Any = int) -> Callable[[Any], Any]:
@@ -108,7 +108,7 @@ def train(
     check_adapter_output(output)
     _check_places(output, {"--report": report, "--log": log, "--checkpoint-dir": checkpoint_dir})
     if checkpoint_dir is not None:
-        store.check_writable(checkpoint_dir)
+        store.check_writable(checkpoint_dir / CHECKPOINT)
     model = load(bundle, adapter, threads=threads)
     if labels is not None:
         model.use(model.adapter.with_labels([label.strip() for label in labels.split(",")]))

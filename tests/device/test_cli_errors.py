@@ -12,6 +12,7 @@ from foreign_files import snapshot
 
 from edgepeft import store
 from edgepeft.cli import main
+from edgepeft.errors import StorageError
 
 
 def run(*arguments: object) -> Result:
@@ -185,6 +186,39 @@ def test_a_read_only_disk(
     line = refused(1, *train(option, tmp_path / "frozen" / "deep" / "er"))
     assert "Read-only file system. The disk is read-only: write elsewhere; nothing was changed." in line
     assert snapshot(tmp_path) == before
+
+
+def test_a_checkpoint_folder_that_cannot_be_written(
+    train: Callable[..., list[object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is there is looked at itself, not the folder that it is in."""
+    mkdir = os.mkdir
+
+    def somebody_elses(path: object, *rest: object) -> None:
+        if "/theirs/" in str(path):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        mkdir(path, *rest)
+
+    (tmp_path / "theirs").mkdir()
+    monkeypatch.setattr(store.os, "mkdir", somebody_elses)
+    monkeypatch.setattr("edgepeft.cli.commands.load", None)
+    line = refused(1, *train("--checkpoint-dir", tmp_path / "theirs"))
+    assert "Permission denied. Write to a folder that you own; nothing was changed." in line
+
+
+def test_a_checkpoint_folder_that_is_none(train: Callable[..., list[object]], tmp_path: Path) -> None:
+    """A file in its place is told before the first step."""
+    (tmp_path / "run").write_text("mine")
+    line = refused(1, *train("--checkpoint-dir", tmp_path / "run"))
+    assert "cannot be written: Not a directory" in line
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_a_place_below_a_link_to_nothing(tmp_path: Path) -> None:
+    """No folder can be made there, so the place is refused at once."""
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(StorageError, match="cannot be written: No such file"):
+        store.check_writable(tmp_path / "link" / "out")
 
 
 def test_merge_and_export_on_a_read_only_disk(
