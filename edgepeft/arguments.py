@@ -43,10 +43,11 @@ class TrainingArguments:
         evaluate_every: Steps between evaluations; by default once, at the end.
         checkpoint_every: Steps between checkpoints; by default once, at the end.
         load_best_model_at_end: Whether the result is the adapter with the lowest held-out loss, not the last.
-        early_stopping_patience: Stop after so many evaluations in a row without a lower held-out loss.
+        early_stopping_patience: Stop after so many evaluations in a row without a lower held-out loss; needs
+            `evaluate_every`.
 
     Raises:
-        ArgumentError: A setting is out of range.
+        ArgumentError: A setting is out of range, or lacks another that it needs.
     """
 
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -83,6 +84,10 @@ class TrainingArguments:
             value = getattr(self, name)
             if value is not None or name not in _OPTIONAL:
                 object.__setattr__(self, name, bounds.checked(name, value))
+        if self.early_stopping_patience is not None and self.evaluate_every is None:
+            raise ArgumentError(
+                "early_stopping_patience needs evaluate_every, the steps between the evaluations that it counts."
+            )
 
     def settings(self, step: int, total: int) -> StepSettings:
         """The hyperparameters of an update, counted from 1, of a run of so many."""

@@ -161,7 +161,9 @@ def test_the_time_counts_from_the_call(bundles: Path, rows: Rows, monkeypatch: p
     assert edgepeft.Trainer(model, arguments(max_seconds=102)).fit(rows).steps > 0
 
 
-@pytest.mark.parametrize("setting", [{"early_stopping_patience": 2}, {"load_best_model_at_end": True}])
+@pytest.mark.parametrize(
+    "setting", [{"early_stopping_patience": 2, "evaluate_every": 1}, {"load_best_model_at_end": True}]
+)
 def test_the_best_needs_rows_to_measure_it(bundles: Path, rows: Rows, setting: dict) -> None:
     """Told before the first step."""
     trainer = edgepeft.Trainer(edgepeft.load(bundles / "tiny-llama"), arguments(**setting))
@@ -180,6 +182,7 @@ def test_the_best_needs_rows_to_measure_it(bundles: Path, rows: Rows, setting: d
         ({"max_seconds": 0}, "expected more than 0"),
         ({"momentum": 1.0}, "momentum is 1"),
         ({"early_stopping_patience": 0}, "expected at least 1"),
+        ({"early_stopping_patience": 2}, "early_stopping_patience needs evaluate_every, the steps between"),
     ],
 )
 def test_settings_that_cannot_be(setting: dict, told: str) -> None:
