@@ -1,12 +1,19 @@
 """Work in a process of its own, and what happens when that process fails."""
 
 import gc
+import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
+from edgepeft_export import background
 from edgepeft_export.background import in_background
 from edgepeft_export.errors import ExportError
 
@@ -80,3 +87,92 @@ def test_no_process_is_left_behind() -> None:
         pass
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
+
+
+def test_a_process_that_dies_in_its_message_is_replaced() -> None:
+    """The message is larger than a pipe holds: it is cut off in the middle."""
+    parent = os.getpid()
+
+    def work() -> bytes:
+        if os.getpid() == parent:
+            return b"done"
+        threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+        return bytes(1 << 20)
+
+    with in_background(work) as result:
+        multiprocessing.active_children()[0].join()
+        assert result() == b"done"
+
+
+def test_a_process_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that waits for a lock that a thread of the parent held at the fork; it stops computing, too."""
+    monkeypatch.setattr(background, "_PATIENCE_SECONDS", 0.1)
+    parent = os.getpid()
+    with in_background(lambda: b"done" if os.getpid() == parent else signal.pause() or b"never") as result:
+        process = multiprocessing.active_children()[0]
+        assert result() == b"done"
+        process.join()
+
+
+@pytest.mark.parametrize("refusal", ["daemonic", "fork"])
+def test_without_another_process(monkeypatch: pytest.MonkeyPatch, refusal: str) -> None:
+    """In a pool's worker, or where the system has no room for one more: the work is done here, nothing stays open."""
+
+    def refused(*_: object) -> NoReturn:
+        raise BlockingIOError("Resource temporarily unavailable")
+
+    if refusal == "daemonic":
+        monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
+    else:
+        monkeypatch.setattr("multiprocessing.popen_fork.Popen._launch", refused)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with in_background(lambda: str(os.getpid()).encode()) as result:
+        assert int(result()) == os.getpid()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+_PROGRAM = """
+import os, signal, sys
+from edgepeft_export.background import in_background
+
+def work():
+    print(os.getpid(), flush=True)
+    {then}
+    return bytes(1 << 20)
+
+with in_background(work):
+    signal.pause()
+"""
+
+
+def _started(then: str) -> tuple[subprocess.Popen[str], int]:
+    """A program that waits for a signal, and the number of its second process, which is at work."""
+    command = [sys.executable, "-c", _PROGRAM.format(then=then)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    return process, int(process.stdout.readline())
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_parent_leaves_nobody(number: signal.Signals) -> None:
+    """Its second process has a result that nobody reads, and ends too: then its output is closed."""
+    process, other = _started("")
+    process.send_signal(number)
+    try:
+        assert process.communicate(timeout=60)[1] == ""
+    except subprocess.TimeoutExpired:
+        os.kill(other, signal.SIGKILL)
+        raise
+
+
+def test_ctrl_c_is_told_once() -> None:
+    """A terminal sends it to both processes; one traceback, the parent's, is enough."""
+    process, other = _started("signal.pause()")
+    os.kill(other, signal.SIGINT)
+    time.sleep(0.5)  # the other would have time to tell
+    process.send_signal(signal.SIGINT)
+    told = process.communicate(timeout=60)[1]
+    assert told.count("Traceback") == 1
+    assert told.rstrip().endswith("KeyboardInterrupt")
