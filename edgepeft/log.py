@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import re
 import time
 from io import FileIO
 from pathlib import Path
@@ -13,6 +14,10 @@ from edgepeft.engines.base import StepResult
 from edgepeft.errors import StorageError
 from edgepeft.training import Callback, TrainingResult
 
+#: How a line of ours starts, and bytes that are enough to see it.
+_EVENT = re.compile(rb'\{"event": "(begin|step|evaluate|end)", "time": ')
+_START_BYTES = 64
+
 
 class JsonLinesLog(Callback):
     """Appends every event of a run to a file; a resumed run goes on in it, and so does the next run.
@@ -21,14 +26,18 @@ class JsonLinesLog(Callback):
     values; a loss that is no number is null.
 
     Args:
-        path: The file; made if it is not there.
+        path: The file; made if it is not there. One that has something else in it is not appended to.
 
     Raises:
-        StorageError: The file cannot be written.
+        StorageError: The file cannot be written, or is no log.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
+        try:
+            _check_is_log(self._path)
+        except OSError as error:
+            raise self._refused(error) from error
         self._file = self._opened()
 
     def on_train_begin(self, total_steps: int, first_step: int) -> None:
@@ -84,6 +93,16 @@ class JsonLinesLog(Callback):
 
     def _refused(self, error: OSError) -> StorageError:
         return StorageError(f"{self._path}: cannot be written: {error.strerror}. Choose another file.")
+
+
+def _check_is_log(path: Path) -> None:
+    """A file that was named by mistake, such as the data, gets no events."""
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        start = file.read(_START_BYTES)
+    if start and not _EVENT.match(start):
+        raise StorageError(f"{path}: exists and is no log of training. Choose another file.")
 
 
 def _json_number(value: Any) -> Any:

@@ -140,13 +140,16 @@ def train(
 
 
 def _check_places(output: Path, others: Mapping[str, Path | None]) -> None:
-    """What a run writes beside the adapter is not in its folder, which would then not be replaced."""
+    """What a run writes beside the adapter is not in its folder, which would then not be replaced; nor in one file."""
     folder = output.resolve()
     for option, path in others.items():
         if path is not None and folder in (path.resolve(), *path.resolve().parents):
             raise ArgumentError(
                 f"{option} {path} is in --output, which holds the adapter alone. Choose another place."
             )
+    log, report = others["--log"], others["--report"]
+    if log is not None and report is not None and log.resolve() == report.resolve():
+        raise ArgumentError(f"--log and --report are both {log}. Give each a file of its own.")
 
 
 def _told(result: TrainingResult, saved: AdapterOutput, report: Path | None, *, can_resume: bool) -> str:

@@ -167,6 +167,16 @@ def test_nothing_else_goes_into_the_output(
     assert snapshot(tmp_path) == before
 
 
+def test_a_log_in_the_place_of_something_else(train: Callable[..., list[object]], tmp_path: Path) -> None:
+    """The data keeps what it has, and the report does not replace the log."""
+    before = snapshot(tmp_path)
+    line = refused(1, *train("--log", tmp_path / "facts.jsonl"))
+    assert "facts.jsonl: exists and is no log of training. Choose another file." in line
+    line = refused(2, *train("--log", tmp_path / "run", "--report", tmp_path / "out" / ".." / "run"))
+    assert f"--log and --report are both {tmp_path / 'run'}. Give each a file of its own." in line
+    assert snapshot(tmp_path) == before
+
+
 @pytest.mark.parametrize("option", ["--output", "--checkpoint-dir"])
 def test_a_read_only_disk(
     train: Callable[..., list[object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str

@@ -55,6 +55,22 @@ def test_what_is_no_number_is_null(tmp_path: Path) -> None:
     assert (stepped["loss"], stepped["gradient_norm"]) == (1.5, None)
 
 
+@pytest.mark.parametrize("content", ['{"text": "hello"}\n', '{"event": "party"}\n', "\n", "event"])
+def test_a_file_that_is_no_log(tmp_path: Path, content: str) -> None:
+    """The data, say, named by mistake: it stays as it is."""
+    path = tmp_path / "data.jsonl"
+    path.write_text(content)
+    with pytest.raises(StorageError, match=r"data.jsonl: exists and is no log of training. Choose another"):
+        edgepeft.JsonLinesLog(path)
+    assert path.read_text() == content
+
+
+def test_a_log_that_is_empty(tmp_path: Path) -> None:
+    """As one is whose run was refused before it began."""
+    (tmp_path / "log.jsonl").touch()
+    edgepeft.JsonLinesLog(tmp_path / "log.jsonl").close()
+
+
 def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:
     """Told before the first step."""
     with pytest.raises(StorageError, match=r"log.jsonl: cannot be written: No such file"):
