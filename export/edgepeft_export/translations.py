@@ -34,11 +34,24 @@ def _to_dtype(
     return op.Cast(x, to=dtype)
 
 
+def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
+    """`aten.linear`, which differentiation takes apart, on a matrix of rows: `Gemm` reads the weight as it is stored.
+
+    PyTorch's own translation transposes it, and a runtime would fold that into a second copy of the base.
+    """
+    width, new_width = weight.shape[1], weight.shape[0]
+    rows = op.Reshape(x, op.Constant(value_ints=[-1, width]))
+    product = op.Gemm(rows, weight, transB=1) if bias is None else op.Gemm(rows, weight, bias, transB=1)
+    leading = op.Shape(x, start=0, end=-1)
+    return op.Reshape(product, op.Concat(leading, op.Constant(value_ints=[new_width]), axis=0))
+
+
 @cache
 def registry() -> ONNXRegistry:
     """PyTorch's own translations, and ours for gradients and composites."""
     result = ONNXRegistry().from_torchlib(opset_version=OPSET)
-    ours = dict(GRADIENTS) | {torch.ops.aten.to.dtype: _to_dtype}
+    ours = dict(GRADIENTS)
+    ours |= {torch.ops.aten.to.dtype: _to_dtype, torch.ops.aten.linear.default: _linear}
     for composite in COMPOSITES:
         ours |= composite.ONNX
     for target, function in ours.items():
