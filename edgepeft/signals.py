@@ -1,4 +1,8 @@
-"""Ctrl-C and SIGTERM end a run in order: the first asks it to stop, the second does what it always did."""
+"""Ctrl-C and SIGTERM end a run in order: the first asks it to stop, the second does what it always did.
+
+Python calls handlers between its own instructions: a signal waits for the running call of ONNX Runtime, and two of one
+kind that come during one call count as one.
+"""
 
 import contextlib
 import signal

@@ -120,7 +120,8 @@ class Trainer:
         """Trains until a limit is reached or it is told to stop.
 
         In the main thread of a program that does not handle them itself, Ctrl-C and SIGTERM stop the run as `stop`
-        does; a second one ends the program at once, and what was saved stays.
+        does; a second one ends the program, and what was saved stays. Python sees a signal after the running call of
+        ONNX Runtime only, and two of one kind that come during one call as one.
 
         Args:
             train_data: A file or folder, columns by name, or rows: docs/data.md shows every kind.
