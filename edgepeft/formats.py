@@ -58,7 +58,7 @@ def _write_onnx_adapter(bundle: Bundle, adapter: Adapter, output: Path) -> None:
     kind.set_model_version(_VERSION)
     kind.set_parameters(parameters)  # it keeps pointers only: `parameters` must live until the file is made
     # ONNX Runtime truncates and writes in place, without a sync: it gets a file in memory, the disk gets ours.
-    descriptor = os.memfd_create(output.name)
+    descriptor = os.memfd_create("adapter")
     with open(descriptor, "rb") as file:  # noqa: PTH123 - it has no path
         kind.export_adapter(f"/proc/self/fd/{descriptor}")
         store.write_file(output, file.read())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgepeft.errors import ArgumentError
+from edgepeft.errors import ArgumentError, EngineError
 from edgepeft.limits import MAX_NEW_TOKENS
 from edgepeft.tensors import Array
 
@@ -38,6 +38,10 @@ class Sampling:
             raise ArgumentError(
                 f"temperature is {self.temperature}; expected 0 (always the best token) or more."
             )
+        for name in ("top_k", "seed"):
+            value = getattr(self, name)
+            if value is not None and type(value) is not int:
+                raise ArgumentError(f"{name} is {value!r}; expected a whole number.")
         if self.top_k is not None and self.top_k < 1:
             raise ArgumentError(f"top_k is {self.top_k}; expected 1 or more.")
         if self.top_p is not None and not 0 < self.top_p <= 1:
@@ -54,7 +58,7 @@ def check_length(max_new_tokens: int) -> None:
     Raises:
         ArgumentError: It is out of range.
     """
-    if not 1 <= max_new_tokens <= MAX_NEW_TOKENS:
+    if type(max_new_tokens) is not int or not 1 <= max_new_tokens <= MAX_NEW_TOKENS:
         raise ArgumentError(f"max_new_tokens is {max_new_tokens}; expected 1 to {MAX_NEW_TOKENS}.")
 
 
@@ -63,6 +67,10 @@ def chooser(sampling: Sampling) -> Callable[[Array, Sequence[int]], int]:
     generator = np.random.Generator(np.random.PCG64(sampling.seed))
 
     def choose(scores: Array, seen: Sequence[int]) -> int:
+        if not np.isfinite(scores.max()):
+            raise EngineError(
+                "the scores of the next token hold NaN or infinity. Look at the adapter's training."
+            )
         if sampling.repetition_penalty != 1:
             scores = penalized(scores, seen, sampling.repetition_penalty)
         if sampling.temperature == 0:
@@ -82,7 +90,8 @@ def penalized(scores: Array, seen: Sequence[int], penalty: float) -> Array:
 
 def probabilities(scores: Array, sampling: Sampling) -> Array:
     """Probability of each token, [vocabulary] float64: by temperature, then the best k, then the best p."""
-    scaled = scores.astype(np.float64) / sampling.temperature
+    with np.errstate(over="ignore"):  # at a temperature near 0 all but the best are infinitely far below it
+        scaled = (scores.astype(np.float64) - float(scores.max())) / sampling.temperature
     order = np.argsort(-scaled, kind="stable")
     weights = np.exp(scaled[order] - scaled[order[0]])
     if sampling.top_k is not None:

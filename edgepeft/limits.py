@@ -65,3 +65,6 @@ MAX_WINDOW_ROWS = 4096
 
 #: New tokens that one call may generate.
 MAX_NEW_TOKENS = 1 << 16
+
+#: Threads that one call may compute with: ONNX Runtime starts them all, and ends the process if it cannot.
+MAX_THREADS = 256

@@ -16,6 +16,7 @@ from edgepeft.data import Data, Dataset, Row, collate, open_dataset
 from edgepeft.engines.base import Batch, Engine, weighted_mean
 from edgepeft.engines.stock import StockEngine
 from edgepeft.errors import ArgumentError, DataError
+from edgepeft.limits import MAX_THREADS
 from edgepeft.prediction import Classification, Regression
 from edgepeft.tensors import Array
 from edgepeft.text import Message, Text
@@ -438,12 +439,12 @@ def load(
     Raises:
         BundleError: The bundle is not whole.
         AdapterError: The adapter is malformed, or not made for this bundle.
-        ArgumentError: No such engine, or fewer than one thread.
+        ArgumentError: No such engine, or a number of threads that makes no sense.
     """
     if engine not in ("auto", "stock"):
         raise ArgumentError(f"unknown engine {engine!r}; expected 'auto' or 'stock'.")
-    if threads is not None and threads < 1:
-        raise ArgumentError(f"threads is {threads}; expected 1 or more.")
+    if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
+        raise ArgumentError(f"threads is {threads}; expected 1 to {MAX_THREADS}.")
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     if adapter is None:
         adapter = opened.initial_adapter()

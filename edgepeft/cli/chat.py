@@ -146,7 +146,7 @@ def act(conversation: Conversation, command: str, rest: str) -> None:
             conversation.model.use(
                 Adapter.load(Path(rest).expanduser()) if rest else conversation.model.bundle.initial_adapter()
             )
-        except AdapterError as error:
+        except (AdapterError, RuntimeError) as error:  # the latter: ~ of somebody who is not known here
             click.echo(f"Error: {error}", err=True)
         else:
             click.echo(f"(adapter {rest or 'of the bundle'})", err=True)

@@ -57,6 +57,13 @@ def _one_line() -> Iterator[None]:
 
 
 def _line(error: Exception, program: str) -> str:
+    notes = getattr(error, "__notes__", [])
     if isinstance(error, EdgepeftError):
-        return " ".join([str(error), *getattr(error, "__notes__", [])])
-    return f"{type(error).__name__}: {' '.join(str(error).split())}. Run `{program} --debug ...` for its traceback."
+        return _clean(" ".join([str(error), *notes]))
+    hint = f"Run `{program} --debug ...` for its traceback."
+    return " ".join([_clean(f"{type(error).__name__}: {error}") + ".", *map(_clean, notes), hint])
+
+
+def _clean(text: str) -> str:
+    """One line that does nothing to a terminal, whatever a foreign file put into it."""
+    return "".join(each if each.isprintable() else "?" for each in " ".join(text.split()))

@@ -1,7 +1,7 @@
 """Records -> rows: text becomes tokens, class names become numbers, and every array is checked against the graph."""
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,7 +135,7 @@ class Encoder:
             raise DataError(
                 f"is for a {_MODELS[task]}; this bundle's task is {self.manifest.task}: expected {expected}."
             )
-        raise DataError(f"has the keys {', '.join(sorted(map(str, keys))) or 'none'}; expected {expected}.")
+        raise DataError(f"has the keys {_shown(keys)}; expected {expected}.")
 
     def _arrays(self, record: Record) -> Row:
         values = dict(record)
@@ -162,6 +162,11 @@ class Encoder:
                 "comes before the answer."
             )
         return Encoded(row, cut)
+
+
+def _shown(keys: Iterable[Any]) -> str:
+    """Keys in a message: what cannot be printed is written as its escape."""
+    return ", ".join(sorted(repr(str(key))[1:-1] for key in keys)) or "none"
 
 
 def class_index(label: Any, classes: Sequence[str]) -> int:

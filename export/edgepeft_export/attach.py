@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -142,6 +143,11 @@ def _peft_names(model: PeftModel, trainable: list[str]) -> dict[str, str]:
 def _peft_config(model: PeftModel) -> dict[str, Any]:
     """The configuration as PEFT writes it: sets as sorted lists, inference mode on."""
     config = model.active_peft_config.to_dict() | {"inference_mode": True}
+    base = config.get("base_model_name_or_path")
+    if (
+        isinstance(base, str) and Path(base).is_absolute()
+    ):  # a folder of this machine tells other machines nothing
+        config["base_model_name_or_path"] = Path(base).name
     return {key: _plain(value) for key, value in config.items()}
 
 

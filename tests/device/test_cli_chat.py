@@ -139,6 +139,13 @@ def test_a_refused_adapter_is_told(bundles: Path, tmp_path: Path, asked: list[As
     assert done.stderr.count("\n") == 1
 
 
+def test_the_home_of_nobody(bundles: Path, asked: list[Asked]) -> None:
+    """A ~ that stands for nothing ends no conversation."""
+    done = run("chat", bundles / "tiny-llama", said="one\n/adapter ~nosuchuser/x\ntwo\n")
+    assert (done.exit_code, len(asked)) == (0, 2)
+    assert done.stderr.startswith("Error: ")
+
+
 def test_history_is_cut_where_the_model_ends(bundles: Path, asked: list[Asked]) -> None:
     """The oldest questions go, with their answers, and that is told; what is left is what the model is asked."""
     question = "x" * 30  # about 40 tokens with the template's; there are 128 places

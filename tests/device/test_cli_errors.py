@@ -279,3 +279,23 @@ def test_a_failure_that_nobody_planned(monkeypatch: pytest.MonkeyPatch) -> None:
     line = refused(1, "adapter", "show", ".")
     assert "ZeroDivisionError: division by zero. Run `edgepeft --debug ...` for its traceback." in line
     assert isinstance(run("--debug", "adapter", "show", ".").exception, ZeroDivisionError)
+
+
+def test_what_a_foreign_file_put_into_a_message(train: Callable[..., list[object]], tmp_path: Path) -> None:
+    """A key of a data file neither breaks the line nor steers the terminal."""
+    data = tmp_path / "odd.jsonl"
+    data.write_text(json.dumps({"a\nb\x1b[31m": "c"}) + "\n")
+    line = refused(1, *train("--data", data))
+    assert r"odd.jsonl:1: has the keys a\nb\x1b[31m; expected" in line
+
+
+def test_any_error_is_one_clean_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one of ours, and what was added to it on its way."""
+
+    def broken(*_: object) -> None:
+        error = StorageError("a\nb\x1b[2J")
+        error.add_note("Step 3 is saved.")
+        raise error
+
+    monkeypatch.setattr("edgepeft.cli.adapter.Adapter.load", broken)
+    assert "Error: a b?[2J Step 3 is saved." in refused(1, "adapter", "show", ".")

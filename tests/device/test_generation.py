@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pytest
 
-from edgepeft.errors import ArgumentError
+from edgepeft.errors import ArgumentError, EngineError
 from edgepeft.generation import Sampling, chooser, penalized, pieces, probabilities
 
 #: Scores whose shares at temperature 1 are 0.1, 0.4, 0.2 and 0.3.
@@ -138,3 +138,24 @@ def test_nothing_is_asked_for_after_the_end() -> None:
 
     assert "".join(pieces(source(), characters("")[1], ["c"])) == "ab"
     assert bytes(taken) == b"abc"
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_scores_that_are_not_finite_are_told(temperature: float) -> None:
+    """NaN is no answer, and not an empty one either."""
+    choose = chooser(Sampling(temperature=temperature))
+    with pytest.raises(EngineError, match="NaN or infinity"):
+        choose(np.array([1.0, math.nan, 2.0], np.float32), [])
+
+
+def test_a_temperature_near_zero_takes_the_best() -> None:
+    """The smallest that a float can hold."""
+    shares = probabilities(SCORES, Sampling(temperature=5e-324))
+    assert shares.tolist() == [0.0, 1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("setting", [{"seed": 1.5}, {"top_k": 2.0}, {"seed": True}])
+def test_settings_that_are_no_whole_numbers(setting: dict) -> None:
+    """The message names the setting."""
+    with pytest.raises(ArgumentError, match=f"{next(iter(setting))} is .*; expected a whole number"):
+        Sampling(**setting)

@@ -163,8 +163,9 @@ def test_unknown_engine_and_threads(bundles: Path) -> None:
     """Both are wrong use."""
     with pytest.raises(ArgumentError, match="unknown engine"):
         edgepeft.load(bundles / "conv-net", engine="fast")
-    with pytest.raises(ArgumentError, match="threads is 0"):
-        edgepeft.load(bundles / "conv-net", threads=0)
+    for threads in (0, 10**6, 10**12):
+        with pytest.raises(ArgumentError, match=f"threads is {threads}; expected 1 to"):
+            edgepeft.load(bundles / "conv-net", threads=threads)
 
 
 def test_a_graph_that_onnxruntime_refuses(bundles: Path, monkeypatch: pytest.MonkeyPatch) -> None:

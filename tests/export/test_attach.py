@@ -14,6 +14,7 @@ import edgepeft
 import edgepeft_export
 from edgepeft import names
 from edgepeft_export import ExportError
+from edgepeft_export.attach import attach
 
 #: Every scalar that the graphs of a bundle know by name.
 SCALARS = (
@@ -199,3 +200,11 @@ def test_an_adapter_that_has_a_name(tmp_path: Path) -> None:
     assert not [name for name in saved.tensors if "alice" in name]
     for name, value in expected.items():
         np.testing.assert_array_equal(saved.tensors[name], value.numpy())
+
+
+def test_a_folder_of_the_workstation_is_not_told() -> None:
+    """An adapter names its base, not where that lay."""
+    model = tiny_llama()
+    model.name_or_path = model.config._name_or_path = "/home/someone/models/tiny"
+    attached = attach(model, lora("q_proj", task="CAUSAL_LM"), 0)
+    assert attached.config["base_model_name_or_path"] == "tiny"
