@@ -46,7 +46,7 @@ def nearest_centroid(model: edgepeft.Model, examples: Rows, rows: Rows) -> float
     centroids = np.stack([known[of == label].mean(0) for label in labels])
     centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
     found = (asked @ centroids.T).argmax(1)
-    right = [labels[index] == row["label"] for index, row in zip(found, rows, strict=True)]
+    right: list[bool] = [labels[index] == row["label"] for index, row in zip(found, rows, strict=True)]
     return 100 * sum(right) / len(right)
 
 
