@@ -14,7 +14,7 @@ import edgepeft
 from edgepeft import names
 from edgepeft.text import render
 from edgepeft_export.cli import main
-from edgepeft_export.hf import tokenizer_assets
+from edgepeft_export.hf import gguf_parsed_once, tokenizer_assets
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +23,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("hf") / "SmolLM2-135M-Instruct"
     save_tiny_folder(path)
     return path
+
+
+def test_a_gguf_file_is_parsed_once(tmp_path: Path) -> None:
+    """The library parses it three times; afterwards it is as it was."""
+    import gguf
+
+    path = tmp_path / "model.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    before = gguf.GGUFReader
+    with gguf_parsed_once():
+        first = gguf.GGUFReader(path)
+        assert first is gguf.GGUFReader(path)
+        assert first.fields["general.architecture"].contents() == "llama"
+        llama = gguf.MODEL_ARCH.LLAMA
+        assert gguf.get_tensor_name_map(llama, 2) is gguf.get_tensor_name_map(llama, 2)
+    assert gguf.GGUFReader is before
 
 
 def test_padding_and_truncation_of_the_tokenizer_stay_behind(folder: Path, tmp_path: Path) -> None:
