@@ -4,6 +4,7 @@
 #   make sample-text-categories  a user's own categories of texts, from 8 examples each
 #   make sample-embedded         the same reader in JavaScript, with node and npm; BUNDLE=folder of another
 #   make test    passes every test
+#   make bench   a training step beside PyTorch's; make bench-generate, generation beside PyTorch's
 #   make check   format, lint, types, sizes
 PYTHON ?= python3.11
 EXPORT := .venv/export
@@ -22,7 +23,7 @@ SAMPLES := build/samples
 EMBEDDED := build/embedded_js
 BUNDLE  ?= $(SAMPLES)/digits/bundle
 
-.PHONY: demo sample-digits sample-text-categories sample-embedded test check format clean bench
+.PHONY: demo sample-digits sample-text-categories sample-embedded test check format clean bench bench-generate
 
 demo: $(DEVICE)/.ready $(EXPORT)/.ready
 	@$(EXPORT)/bin/python tools/demo.py export $(SMOLLM2)
@@ -54,9 +55,14 @@ format: $(EXPORT)/.ready
 	@$(EXPORT)/bin/ruff format .
 	@$(EXPORT)/bin/ruff check --fix .
 
-bench: $(EXPORT)/.ready $(DEVICE)/.ready
-	@test -d $(SMOLLM2) || $(EXPORT)/bin/python tools/demo.py export $(SMOLLM2)
+bench: $(SMOLLM2)
 	@$(EXPORT)/bin/python tools/bench_step.py --bundle $(SMOLLM2)
+
+bench-generate: $(SMOLLM2)
+	@$(EXPORT)/bin/python tools/bench_generate.py --bundle $(SMOLLM2)
+
+$(SMOLLM2): | $(EXPORT)/.ready
+	@$(EXPORT)/bin/python tools/demo.py export $(SMOLLM2)
 
 sample-embedded: $(EMBEDDED)/node_modules/.installed-lock.json $(BUNDLE)
 	@cp samples/embedded_js/*.mjs samples/embedded_js/*.json $(EMBEDDED)

@@ -223,12 +223,22 @@ class Model:
         opened = self._open(data, self._labels_of(loaded), names.TRAIN)
         return self.evaluate_dataset(opened, batch_size, loaded.prepared)
 
-    def evaluate_dataset(self, data: Dataset, batch_size: int, prepared: Any) -> dict[str, float]:
-        """Like `evaluate`, on data that is open and under an adapter that the engine has prepared."""
+    def evaluate_dataset(
+        self, data: Dataset, batch_size: int, prepared: Any, before_batch: Callable[[], None] = lambda: None
+    ) -> dict[str, float]:
+        """Like `evaluate`, on data that is open and under an adapter that the engine has prepared.
+
+        Args:
+            data: The rows.
+            batch_size: Rows computed at a time.
+            prepared: The adapter.
+            before_batch: Called before each batch; what it raises ends the evaluation.
+        """
         losses: list[float] = []
         weights: list[float] = []
         right = 0
         for rows in data.batches(batch_size):
+            before_batch()
             batch = self.collate(rows)
             outputs = self.engine.run(names.EVALUATE, batch, prepared)
             losses.append(float(outputs[names.LOSS]))

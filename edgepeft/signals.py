@@ -1,11 +1,14 @@
-"""Ctrl-C and SIGTERM end a run in order: the first asks it to stop, the second does what it always did.
+"""Ctrl-C and SIGTERM end a run in order: the first asks it to stop, the second does what it always did, at once.
 
-Python calls handlers between its own instructions: a signal waits for the running call of ONNX Runtime, and two of one
-kind that come during one call count as one.
+Python calls handlers between its own instructions, so that a signal would wait for the running call of ONNX Runtime,
+and two of one kind that come during one call would count as one. The bytes that Python's wake-up descriptor gets are
+written when a signal comes, and a thread counts them: the second breaks off the running call.
 """
 
 import contextlib
+import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,27 +18,96 @@ _DEFAULTS: dict[signal.Signals, Any] = {
     signal.SIGINT: signal.default_int_handler,
     signal.SIGTERM: signal.SIG_DFL,
 }
+#: Seconds that the thread gets to count a signal that came just before Python looked.
+_COUNTING_SECONDS = 0.02
+#: What `signal.set_wakeup_fd` takes for none.
+_NO_DESCRIPTOR = -1
 
 
 @contextlib.contextmanager
-def first_calls(ask: Callable[[], None]) -> Iterator[None]:
-    """Has the first signal call `ask`; a program's own handlers, and threads other than the main one, are left alone."""
-    if threading.current_thread() is not threading.main_thread():
+def first_calls(ask: Callable[[], None], break_off: Callable[[], None]) -> Iterator[None]:
+    """Has the first signal call `ask`, and the second do what it does by default.
+
+    A program's own handlers, and threads other than the main one, are left alone.
+
+    Args:
+        ask: Called once, in the main thread.
+        break_off: Called in another thread when a second signal came: has a call that is running return soon, so
+            that Python sees the signal.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    taken = [
+        number for number, default in _DEFAULTS.items() if in_main and signal.getsignal(number) is default
+    ]
+    if not taken:
         yield
         return
-    taken = [number for number, default in _DEFAULTS.items() if signal.getsignal(number) is default]
+    second = threading.Event()
 
     def give_back() -> None:
         for number in taken:
             signal.signal(number, _DEFAULTS[number])
 
-    def handle(*_: object) -> None:
+    def handle(number: int, _: object) -> None:
         give_back()
         ask()
+        if second.wait(_COUNTING_SECONDS):  # both came before Python looked
+            signal.raise_signal(number)
+
+    def on_second() -> None:
+        second.set()
+        break_off()
 
     for number in taken:
         signal.signal(number, handle)
     try:
-        yield
+        with _counted(taken, on_second):
+            yield
     finally:
         give_back()
+
+
+@contextlib.contextmanager
+def _counted(numbers: list[signal.Signals], on_second: Callable[[], None]) -> Iterator[None]:
+    """Calls `on_second` in another thread when a second signal came, unless an event loop has the descriptor."""
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        writer.setblocking(False)
+        before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        if before != _NO_DESCRIPTOR:
+            signal.set_wakeup_fd(before)
+            yield
+            return
+
+        def count() -> None:
+            came = 0
+            while content := reader.recv(1):
+                came += content[0] in numbers
+                if came == 2:
+                    on_second()
+
+        thread = threading.Thread(target=count, name="edgepeft-signals", daemon=True)
+        thread.start()
+        _shared.append(writer)
+        try:
+            yield
+        finally:
+            _shared.remove(writer)
+            signal.set_wakeup_fd(_NO_DESCRIPTOR)
+            writer.shutdown(
+                socket.SHUT_RDWR
+            )  # ends the thread, also where a forked child has the socket open
+            thread.join()
+
+
+#: Sockets that a forked child must not write to: Ctrl-C is for the whole group, and would count once for each.
+_shared: list[socket.socket] = []
+
+
+def _leave_parent_alone() -> None:
+    if _shared:
+        signal.set_wakeup_fd(_NO_DESCRIPTOR)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_parent_alone)

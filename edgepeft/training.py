@@ -105,8 +105,16 @@ class Trainer:
         self._stop = threading.Event()
 
     def stop(self) -> None:
-        """Has a running `fit` save and return after the running step; for callbacks and other threads."""
+        """Has a running `fit` save and return after the running step; for callbacks and other threads.
+
+        An evaluation that is running is broken off, and not counted.
+        """
         self._stop.set()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the last `fit` was asked to stop."""
+        return self._stop.is_set()
 
     def fit(
         self,
@@ -120,8 +128,7 @@ class Trainer:
         """Trains until a limit is reached or it is told to stop.
 
         In the main thread of a program that does not handle them itself, Ctrl-C and SIGTERM stop the run as `stop`
-        does; a second one ends the program, and what was saved stays. Python sees a signal after the running call of
-        ONNX Runtime only, and two of one kind that come during one call as one.
+        does; a second one ends the program at once, and what was saved stays.
 
         Args:
             train_data: A file or folder, columns by name, or rows: docs/data.md shows every kind.
@@ -155,9 +162,11 @@ class Trainer:
                 callback.on_data(rows, held_out)
             path = None if checkpoint_dir is None else Path(checkpoint_dir) / CHECKPOINT
             run, history, state = self._start(rows, held_out, path if resume else None)
-            loop = _Loop(self.model, self.arguments, rows, held_out, callbacks, path, run, history, state)
-            stack.enter_context(signals.first_calls(self.stop))
-            result = loop.run_to_end(self._stop, started)
+            loop = _Loop(
+                self.model, self.arguments, rows, held_out, callbacks, path, run, history, state, self._stop
+            )
+            stack.enter_context(signals.first_calls(self.stop, self.model.engine.break_off))
+            result = loop.run_to_end(started)
             self.model.use(result.adapter)
             with contextlib.ExitStack() as ending:  # each is told, also if one fails
                 for callback in reversed(callbacks):
@@ -227,6 +236,10 @@ def _check_same(run: checkpoint.Run, fresh: checkpoint.Run, path: Path) -> None:
             )
 
 
+class _BrokenOffError(Exception):
+    """An evaluation whose result nobody waits for."""
+
+
 class _Loop:
     """One call of `fit`: the stepper and what has been recorded so far."""
 
@@ -241,7 +254,9 @@ class _Loop:
         run: checkpoint.Run,
         history: checkpoint.History,
         state: TrainState,
+        stop: threading.Event,
     ) -> None:
+        self._stop = stop
         self._model = model
         self._arguments = arguments
         self._rows = rows
@@ -260,14 +275,14 @@ class _Loop:
         self._samples = 0
         self._tokens = 0
 
-    def run_to_end(self, stop: threading.Event, started: float) -> TrainingResult:
+    def run_to_end(self, started: float) -> TrainingResult:
         """Steps until there is a reason to stop, then saves and measures.
 
         An error of a callback, of the disk or of a step leaves a checkpoint of what was done before it. Ctrl-C that
         comes as an exception does not: it is a second one, and wants the end at once.
         """
         try:
-            return self._steps(stop, started)
+            return self._steps(started)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -279,28 +294,28 @@ class _Loop:
                     error.add_note(f"Nor could the checkpoint be written: {second}")
             raise
 
-    def _steps(self, stop: threading.Event, started: float) -> TrainingResult:
+    def _steps(self, started: float) -> TrainingResult:
         for callback in self._callbacks:
             callback.on_train_begin(self._total, self._step + 1)
         self._evaluate_if_due()
-        while (reason := self._reason_to_stop(stop, time.monotonic() - started)) is None:
+        while (reason := self._reason_to_stop(time.monotonic() - started)) is None:
             self._advance()
             self._evaluate_if_due()
             if _due(self._step, self._arguments.checkpoint_every) and self._step < self._total:
                 self._save()
         self._save()  # before the last evaluation, which a run that is resumed here would not have made
-        if reason != "stopped":
-            self._evaluate()
+        if reason == "stopped" or not self._evaluate():
+            return self._result("stopped")
         return self._result(reason)
 
-    def _reason_to_stop(self, stop: threading.Event, elapsed: float) -> StopReason | None:
+    def _reason_to_stop(self, elapsed: float) -> StopReason | None:
         patience, limit = self._arguments.early_stopping_patience, self._arguments.max_seconds
         reasons: dict[StopReason, bool] = {
             "finished": self._step >= self._total,
             "early_stopping": patience is not None
             and since_best(self._history.losses_held_out()) >= patience,
             "max_seconds": limit is not None and elapsed >= limit,
-            "stopped": stop.is_set(),
+            "stopped": self._stop.is_set(),
         }
         return next((reason for reason, holds in reasons.items() if holds), None)
 
@@ -324,19 +339,34 @@ class _Loop:
         if _due(self._step, self._arguments.evaluate_every or self._total) and self._step < self._total:
             self._evaluate()
 
-    def _evaluate(self) -> None:
-        """Measures the adapter as it is, unless that was done; a resumed run may find either."""
+    def _evaluate(self) -> bool:
+        """Measures the adapter as it is, unless that was done; a resumed run may find either.
+
+        Returns:
+            Whether it is done; not if the run was asked to stop before.
+        """
         evaluations = self._history.evaluation_losses
         if self._held_out is None or (evaluations and evaluations[-1][0] == self._step):
-            return
+            return True
         tensors = self._state().adapter
         prepared = self._model.engine.prepare(tensors)
-        loss = self._model.evaluate_dataset(self._held_out, self._arguments.batch_size, prepared)[names.LOSS]
+        try:
+            measured = self._model.evaluate_dataset(
+                self._held_out, self._arguments.batch_size, prepared, self._break_off
+            )
+        except _BrokenOffError:
+            return False
+        loss = measured[names.LOSS]
         evaluations.append((self._step, loss))
         if self._arguments.load_best_model_at_end and is_best(self._history.losses_held_out()):
             self._history = dataclasses.replace(self._history, best=tensors)
         for callback in self._callbacks:
             callback.on_evaluate(self._step, loss)
+        return True
+
+    def _break_off(self) -> None:
+        if self._stop.is_set():
+            raise _BrokenOffError
 
     def _state(self) -> TrainState:
         """The state after the last update, if it is one that an adapter can have."""

@@ -8,6 +8,7 @@ Each is a frozen map with a LoRA pair beside it, small enough to check by hand:
 * classifier: x is the mean embedding of the tokens that the mask keeps.
 * regression: x is the input itself, [batch, 3] float32.
 * sensor: the same x, and three classes.
+* endless: like regression, but a batch whose numbers add up to more than 1,000 is computed without end.
 
 Their gradients are written out below, and the tests compare them with differences of the loss.
 
@@ -152,6 +153,20 @@ MEAN = """
     x = Div (sum, number)
 """
 
+#: Input -> x, the same; never, if the sum is large. (The trip count is the largest there is.)
+ENDLESS = """
+    sum = ReduceSum <keepdims = 0> (given)
+    limit = Constant <value = float {1000.0}> ()
+    again = Greater (sum, limit)
+    times = Constant <value = int64 {9223372036854775807}> ()
+    nothing = Constant <value = float {0.0}> ()
+    waited = Loop <body = waiting (int64 i, bool go, float v) => (bool on, float w) {
+        on = Identity (go)
+        w = Identity (v)
+    }> (times, again, nothing)
+    x = Add (given, waited)
+"""
+
 IDS = "int64[batch, length] input_ids, int64[batch, length] attention_mask"
 CLASSES = "classes = Identity (labels)"
 
@@ -293,6 +308,15 @@ def _of_numbers(normal: Callable[..., np.ndarray]) -> dict[str, Recipe]:
                 {},
                 labels=["still", "walk", "run"],
             ),
+        ),
+        "endless": Recipe(
+            inputs="float[batch, 3] given",
+            labels="float[batch, 2] target",
+            output="float[batch, 2] prediction",
+            forward=ENDLESS + HEAD + "prediction = Identity (scores)",
+            loss=SQUARED_ERROR,
+            weights={"head": normal(2, 3)},
+            contents=_contents("handmade-endless", "generic", "mse", {}),
         ),
     }
 

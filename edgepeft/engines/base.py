@@ -130,3 +130,7 @@ class Engine(Protocol):
     def stepper(self, state: TrainState) -> Stepper:
         """Starts training from a state."""
         ...
+
+    def break_off(self) -> None:
+        """Has the calls that are running fail soon, with an `EngineError`; for another thread to call."""
+        ...

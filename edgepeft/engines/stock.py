@@ -36,6 +36,7 @@ class StockEngine:
         self._weights = {name: _value(array) for name, array in bundle.weights.items()}
         self._sessions: dict[str, ort.InferenceSession] = {}
         self._lock = threading.Lock()
+        self._options = ort.RunOptions()
 
     def prepare(self, tensors: Mapping[str, Array]) -> Values:
         """Wraps an adapter's arrays, which must not change afterwards, without copying them."""
@@ -57,6 +58,11 @@ class StockEngine:
         """Starts at the beginning of a text."""
         return StockDecoder(self, self._bundle.manifest, adapter)
 
+    def break_off(self) -> None:
+        """Has the calls that are running fail at their next operator."""
+        running, self._options = self._options, ort.RunOptions()
+        running.terminate = True
+
     def call_on(self, graph: str, batch: Batch, adapter: Values) -> dict[str, ort.OrtValue]:
         """Like `run`, with the outputs left where ONNX Runtime has them."""
         ports = self._bundle.manifest.data_inputs(graph)
@@ -67,7 +73,7 @@ class StockEngine:
         session = self._session(graph)
         outputs = [port.name for port in self._bundle.manifest.graph(graph).outputs]
         try:
-            values = session.run_with_ort_values(outputs, feeds)
+            values = session.run_with_ort_values(outputs, feeds, self._options)
         except Exception as error:  # onnxruntime's errors have no common base
             raise EngineError(f"graph {graph!r}: ONNX Runtime refused the batch: {_reason(error)}") from error
         return dict(zip(outputs, values, strict=True))

@@ -21,12 +21,12 @@ class HtmlReport(Callback):
     """Writes a report when a run ends, also one that a signal stopped; docs/report.md says what is in it.
 
     A few held-out rows, or else training rows, are asked under the adapter that the run began with and under the one
-    that it made; their text is in the report. A run that was asked to stop is not kept waiting for that.
+    that it made; their text is in the report. That is left out if the run was asked to stop, before or meanwhile.
 
     Args:
         path: The file; a report that is there is replaced, anything else is not.
         trainer: The trainer whose run is reported.
-        tell: Told a line before the model is asked, which can take as long as many steps.
+        tell: Told lines of progress while the model is asked, which can take as long as many steps.
 
     Raises:
         StorageError: The file cannot be written, or is something else.
@@ -41,6 +41,7 @@ class HtmlReport(Callback):
     ) -> None:
         self._path = Path(path)
         self._tell = tell
+        self._trainer = trainer
         self._model, self._arguments = trainer.model, trainer.arguments
         _check_replaceable(self._path)
         store.check_writable(self._path)
@@ -62,7 +63,7 @@ class HtmlReport(Callback):
     def on_train_end(self, result: TrainingResult) -> None:
         """Writes the report."""
         seconds = time.monotonic() - self._started
-        found = None if result.stop_reason == "stopped" else self._samples(result)
+        found = self._samples(result)
         facts = Facts(
             manifest=self._model.bundle.manifest,
             arguments=self._arguments,
@@ -79,13 +80,33 @@ class HtmlReport(Callback):
         )
         store.write_file(self._path, page.render(facts))
 
-    def _samples(self, result: TrainingResult) -> Samples:
-        if self._questions:
-            self._tell(f"asking {len(self._questions)} prompts under both adapters, for the report")
-        answers = samples.ask(self._model, self._questions, self._before, result.adapter)
+    def _samples(self, result: TrainingResult) -> Samples | None:
+        pair = self._before, result.adapter
         size = self._arguments.batch_size
-        classes, changes = samples.classify(self._model, self._asked, size, self._before, result.adapter)
+        try:
+            self._check()
+            if self._questions:
+                self._tell(
+                    f"asking {len(self._questions)} prompts under both adapters, for the report; Ctrl-C leaves them out"
+                )
+            answers = samples.ask(self._model, self._questions, *pair, self._before_question)
+            classes, changes = samples.classify(self._model, self._asked, size, *pair, self._check)
+        except _LeftOutError:
+            return None
         return Samples(answers, classes, changes)
+
+    def _before_question(self, number: int) -> None:
+        self._check()
+        if number:
+            self._tell(f"asked {number} of {len(self._questions)} prompts")
+
+    def _check(self) -> None:
+        if self._trainer.stopping:
+            raise _LeftOutError
+
+
+class _LeftOutError(Exception):
+    """Somebody wants the end, and not the samples."""
 
 
 def _check_replaceable(path: Path) -> None:

@@ -1,6 +1,6 @@
 """What a model says of a few rows, with the adapter that a run began with and with the one that it made."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,30 +98,42 @@ def questions(model: Model, data: Dataset) -> list[Question]:
     return [fitting[index] for index in _spread(len(fitting), MAX_PROMPTS)]
 
 
-def ask(model: Model, asked: Sequence[Question], before: Adapter, after: Adapter) -> list[Answer]:
-    """Answers to questions: the likeliest token each time."""
-    return [
-        Answer(
-            _shown(question.prompt),
-            question.expected,
-            *(
-                model.generate(question.prompt, max_new_tokens=MAX_ANSWER_TOKENS, adapter=adapter)
-                for adapter in (before, after)
-            ),
+def ask(
+    model: Model,
+    asked: Sequence[Question],
+    before: Adapter,
+    after: Adapter,
+    before_question: Callable[[int], None],
+) -> list[Answer]:
+    """Answers to questions: the likeliest token each time; `before_question` may raise, to end it."""
+    answers = []
+    for number, question in enumerate(asked):
+        before_question(number)
+        said = (
+            model.generate(question.prompt, max_new_tokens=MAX_ANSWER_TOKENS, adapter=adapter)
+            for adapter in (before, after)
         )
-        for question in asked
-    ]
+        answers.append(Answer(_shown(question.prompt), question.expected, *said))
+    return answers
 
 
 def classify(
-    model: Model, data: Dataset, batch_size: int, before: Adapter, after: Adapter
+    model: Model,
+    data: Dataset,
+    batch_size: int,
+    before: Adapter,
+    after: Adapter,
+    before_batch: Callable[[], None],
 ) -> tuple[list[ClassAccuracy], list[Change]]:
-    """Accuracy of each class on rows from all over the data, and some rows that are taken for another class now."""
+    """Accuracy of each class on rows from all over the data, and some rows that are taken for another class now.
+
+    `before_batch` may raise, to end it.
+    """
     if model.bundle.manifest.classes is None:
         return [], []
     indices = _spread(len(data), MAX_CLASSIFIED)
-    labels, old = _classes(model, data, indices, batch_size, before)
-    _, new = _classes(model, data, indices, batch_size, after)
+    labels, old = _classes(model, data, indices, batch_size, before, before_batch)
+    _, new = _classes(model, data, indices, batch_size, after, before_batch)
     accuracies = []
     for label in np.unique(labels[labels >= 0]).tolist():
         rows = labels == label
@@ -139,12 +151,18 @@ def classify(
 
 
 def _classes(
-    model: Model, data: Dataset, indices: Sequence[int], batch_size: int, adapter: Adapter
+    model: Model,
+    data: Dataset,
+    indices: Sequence[int],
+    batch_size: int,
+    adapter: Adapter,
+    before_batch: Callable[[], None],
 ) -> tuple[Array, Array]:
     """Labels and likeliest classes of some rows, [rows] int64 each."""
     prepared = model.engine.prepare(adapter.tensors)
     labels, found = [], []
     for start in range(0, len(indices), batch_size):
+        before_batch()
         rows = [one.row for one in data.read(indices[start : start + batch_size])]
         batch = model.collate(rows, names.INFER)
         logits = model.engine.run(names.INFER, batch, prepared)["logits"]

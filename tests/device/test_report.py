@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 import edgepeft
-from edgepeft import cli, elements, limits
+from edgepeft import cli, elements, limits, names
 from edgepeft.engines.base import StepResult
 from edgepeft.errors import EngineError, StorageError
 from edgepeft.report import page, samples, summary
@@ -305,6 +305,42 @@ def test_a_run_that_fails_leaves_the_report_before(handmade: Path, tmp_path: Pat
     with pytest.raises(EngineError):
         trainer.fit(chat_rows(), callbacks=[Fails(), edgepeft.HtmlReport(path, trainer)])
     assert path.read_bytes() == page.MARK
+
+
+@pytest.mark.parametrize(("bundle", "batches"), [("chat", 0), ("sensor", 2)])
+def test_samples_are_left_out_when_the_end_is_wanted(
+    handmade: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundle: str, batches: int
+) -> None:
+    """Asked to stop while the model is asked, the report is written without the answers."""
+    rows = {"chat": chat_rows(5), "sensor": {"x": np.eye(3, dtype=np.float32), "labels": np.arange(3)}}[
+        bundle
+    ]
+    trainer = edgepeft.Trainer(
+        edgepeft.load(handmade / bundle), edgepeft.TrainingArguments(max_steps=2, batch_size=1)
+    )
+    told: list[str] = []
+
+    def tell(line: str) -> None:
+        told.append(line)
+        if line == "asked 1 of 5 prompts":
+            trainer.stop()
+
+    run, asked = trainer.model.engine.run, []
+
+    def counted(graph: str, *rest: object) -> object:
+        if graph == names.INFER and bundle == "sensor":
+            asked.append(graph)
+            if len(asked) == batches:
+                trainer.stop()
+        return run(graph, *rest)
+
+    monkeypatch.setattr(trainer.model.engine, "run", counted)
+    path = tmp_path / "report.html"
+    result = trainer.fit(rows, callbacks=[edgepeft.HtmlReport(path, trainer, tell=tell)])
+    assert result.stop_reason == "finished"
+    assert "Not asked: the run was asked to stop." in Page(path).text
+    assert len(asked) == batches
+    assert told[1:] == ["asked 1 of 5 prompts"] * (bundle == "chat")
 
 
 @pytest.mark.parametrize(

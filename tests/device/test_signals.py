@@ -1,7 +1,11 @@
 """Ctrl-C and SIGTERM, sent to a real run: the first stops it in order, the second at once."""
 
+import contextlib
+import ctypes
 import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +18,8 @@ from edgepeft import signals
 
 HANDMADE = Path(__file__).parent.parent / "data" / "handmade"
 STEPS = 60
+#: Signals that are sent at most, a fifth of a second apart, until a program has ended.
+TRIES = 100
 
 #: A run that tells each step and then waits for a line, so that a signal comes at a known step.
 PROGRAM = f"""
@@ -97,6 +103,97 @@ def test_a_second_signal_ends_the_program_at_once(tmp_path: Path, data: Path) ->
     assert not (tmp_path / "first").exists()
 
 
+#: A run whose first step never ends.
+ENDLESS = f"""
+import sys
+import numpy as np
+import edgepeft
+
+class Told(edgepeft.Trainer):
+    def stop(self):
+        super().stop()
+        print("asked", flush=True)
+
+class Begun(edgepeft.Callback):
+    def on_train_begin(self, total_steps, first_step):
+        print("begun", flush=True)
+
+rows = {{"given": np.full((4, 3), 1e4, np.float32), "target": np.zeros((4, 2), np.float32)}}
+trainer = Told(edgepeft.load({str(HANDMADE / "endless")!r}), edgepeft.TrainingArguments(max_steps=1))
+try:
+    trainer.fit(rows, callbacks=[Begun()])
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "told", "code"),
+    [(signal.SIGINT, "interrupted\n", 0), (signal.SIGTERM, "", -signal.SIGTERM)],
+)
+def test_a_second_signal_breaks_off_a_call_of_onnx_runtime(
+    number: signal.Signals, told: str, code: int
+) -> None:
+    """Both come while one operator runs, where Python would see neither: the call is ended, and then the program."""
+    run = subprocess.Popen(
+        [sys.executable, "-c", ENDLESS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert run.stdout is not None
+    assert run.stdout.readline() == "begun\n"
+    try:
+        for _ in range(TRIES):  # the first few may come before the call
+            if run.poll() is None:
+                run.send_signal(number)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    run.wait(0.2)
+        assert run.poll() is not None
+        out, err = run.communicate()
+    finally:
+        run.kill()
+    assert (run.returncode, out.removeprefix("asked\n"), err) == (code, told, "")
+
+
+def test_two_signals_that_python_sees_as_one_are_two() -> None:
+    """No instruction of Python's own comes between the two, as in a long call; the first asks, the second ends."""
+    kill = ctypes.CDLL(None).kill
+    told: list[str] = []
+    with (
+        pytest.raises(KeyboardInterrupt),
+        signals.first_calls(lambda: told.append("asked"), lambda: told.append("broken off")),
+    ):
+        list(map(kill, [os.getpid()] * 2, [signal.SIGINT] * 2))
+    assert sorted(told) == ["asked", "broken off"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_childs_signals_are_not_counted() -> None:
+    """Ctrl-C goes to a whole group of processes; a forked worker's does not make the parent's first one a second."""
+    counted: list[str] = []
+    with signals.first_calls(lambda: counted.append("asked"), lambda: counted.append("broken off")):
+        for _ in range(3):
+            child = os.fork()
+            if not child:
+                signal.raise_signal(signal.SIGINT)
+                os._exit(0)
+            os.waitpid(child, 0)
+        signal.raise_signal(signal.SIGINT)
+    assert counted == ["asked"]
+
+
+def test_an_event_loops_descriptor_is_left_alone() -> None:
+    """Whoever set one waits for its bytes."""
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        writer.setblocking(False)
+        signal.set_wakeup_fd(writer.fileno())
+        try:
+            with signals.first_calls(lambda: None, lambda: None):
+                signal.raise_signal(signal.SIGINT)
+            assert reader.recv(1) == bytes([signal.SIGINT])
+        finally:
+            assert signal.set_wakeup_fd(-1) == writer.fileno()
+
+
 def test_a_programs_own_handlers_are_left_alone() -> None:
     """Only those of a program that has none are taken, and they are given back."""
 
@@ -104,7 +201,7 @@ def test_a_programs_own_handlers_are_left_alone() -> None:
 
     before = signal.signal(signal.SIGTERM, own)
     try:
-        with signals.first_calls(lambda: None):
+        with signals.first_calls(lambda: None, lambda: None):
             assert signal.getsignal(signal.SIGTERM) is own
             assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -117,7 +214,7 @@ def test_another_thread_takes_no_signals() -> None:
     reached = []
 
     def body() -> None:
-        with signals.first_calls(lambda: None):
+        with signals.first_calls(lambda: None, lambda: None):
             reached.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=body)

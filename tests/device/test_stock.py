@@ -1,6 +1,7 @@
 """The stock engine: one copy of each weight, errors told once, and steps that are AdamW's."""
 
 import ctypes
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -180,3 +181,25 @@ def test_the_weighted_mean() -> None:
     assert weighted_mean([1.0, 3.0], [1.0, 3.0]) == 2.5
     assert weighted_mean([1.0, np.nan], [2.0, 0.0]) == 1.0
     assert np.isnan(weighted_mean([0.0], [0.0]))
+
+
+def test_a_running_call_is_broken_off() -> None:
+    """It fails at its next operator; later calls run."""
+    model = edgepeft.load(HANDMADE / "endless")
+    adapter = model.engine.prepare(model.adapter.tensors)
+    failed: list[EngineError] = []
+
+    def body() -> None:
+        try:
+            model.engine.run(names.INFER, {"given": np.full((1, 3), 1e4, np.float32)}, adapter)
+        except EngineError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    while thread.is_alive():  # the first may come before the call
+        model.engine.break_off()
+        thread.join(0.05)
+    assert failed
+    told = model.engine.run(names.INFER, {"given": np.ones((1, 3), np.float32)}, adapter)
+    assert np.isfinite(told["prediction"]).all()

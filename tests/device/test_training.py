@@ -289,3 +289,45 @@ def test_every_kind_of_model_trains(bundles: Path) -> None:
     after = model.evaluate(data)
     assert after[names.LOSS] < before[names.LOSS] - 0.3
     assert after["accuracy"] > before["accuracy"]
+
+
+class StopsIn(edgepeft.Callback):
+    """Asks the run to stop while the first batch of an evaluation is computed."""
+
+    def __init__(self, trainer: edgepeft.Trainer, monkeypatch: pytest.MonkeyPatch, evaluation: int) -> None:
+        self.losses: list[int] = []
+        run = trainer.model.engine.run
+
+        def counted(graph: str, *rest: object) -> object:
+            if graph == names.EVALUATE and len(self.losses) == evaluation:
+                trainer.stop()
+            return run(graph, *rest)
+
+        monkeypatch.setattr(trainer.model.engine, "run", counted)
+
+    def on_evaluate(self, step: int, loss: float) -> None:
+        del loss
+        self.losses.append(step)
+
+
+@pytest.mark.parametrize("evaluation", [0, 1, 2])
+def test_an_evaluation_is_broken_off_and_made_when_resumed(
+    tmp_path: Path, handmade: Path, monkeypatch: pytest.MonkeyPatch, evaluation: int
+) -> None:
+    """Before the training, in its middle and at its end: asked in its first batch, it does not go on to the next."""
+    data = {"x": np.eye(3, dtype=np.float32), "labels": np.arange(3)}
+    settings = edgepeft.TrainingArguments(max_steps=4, batch_size=1, evaluate_every=2, learning_rate=0.1)
+    whole = edgepeft.Trainer(edgepeft.load(handmade / "sensor"), settings).fit(data, data)
+    trainer = edgepeft.Trainer(edgepeft.load(handmade / "sensor"), settings)
+    with monkeypatch.context() as patch:
+        watch = StopsIn(trainer, patch, evaluation)
+        first = trainer.fit(data, data, callbacks=[watch], checkpoint_dir=tmp_path)
+    assert first.stop_reason == "stopped"
+    assert watch.losses == [0, 2, 4][:evaluation]
+    assert first.steps == 2 * evaluation
+    second = edgepeft.Trainer(edgepeft.load(handmade / "sensor"), settings).fit(
+        data, data, checkpoint_dir=tmp_path, resume=True
+    )
+    assert second.stop_reason == "finished"
+    assert second.evaluation_losses == whole.evaluation_losses
+    assert same(second.adapter, whole.adapter)
