@@ -114,6 +114,11 @@ class Adapter:
     base_id: str | None = None
     labels: tuple[str, ...] | None = None
 
+    def __repr__(self) -> str:
+        """The method and the size: the tensors are too long to read."""
+        method = self.config.get("peft_type") or "own tensors"
+        return f"<Adapter {method}: {len(self.tensors)} tensors, {self.size:,} bytes>"
+
     def with_labels(self, labels: Sequence[str]) -> "Adapter":
         """The same adapter for classes of one's own, each named once; the bundle's further classes never win.
 
@@ -134,6 +139,7 @@ class Adapter:
         """
         folder = Path(path)
         with store.FolderReader(folder, AdapterError) as reader:
+            _check_is_adapter(reader)
             config = reader.read(names.ADAPTER_CONFIG, limits.MAX_CONFIG_BYTES)
             model = reader.read(names.ADAPTER_MODEL, limits.MAX_ADAPTER_BYTES)
         return read_adapter(config, model, str(folder))
@@ -166,6 +172,14 @@ class Adapter:
     def size(self) -> int:
         """Bytes of all tensors."""
         return sum(value.nbytes for value in self.tensors.values())
+
+
+def _check_is_adapter(reader: store.FolderReader) -> None:
+    """The usual mistake is the bundle's folder."""
+    if reader.has(names.MANIFEST) and not reader.has(names.ADAPTER_CONFIG):
+        raise AdapterError(
+            f"{reader.path}: is a bundle, not an adapter. Without an adapter the bundle's own is used."
+        )
 
 
 def holds_an_adapter_only(folder: Path) -> bool:
@@ -231,7 +245,7 @@ def check_fits(adapter: Adapter, manifest: Manifest, initial: Adapter) -> None:
         )
     _check_labels(adapter.labels, manifest)
     _check_config(adapter.config, initial.config)
-    expected = {tensor.name: tuple(tensor.shape) for tensor in manifest.adapter.tensors}
+    expected = manifest.adapter_shapes
     _check_names(list(adapter.tensors), list(expected))
     for name, shape in expected.items():
         _check_form(name, adapter.tensors[name], shape)

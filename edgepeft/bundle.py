@@ -38,6 +38,9 @@ class Bundle:
         kept = files.keys() - set(names.REQUIRED_FILES)
         self._files = {name: bytes(files[name]) for name in kept}
 
+    def __repr__(self) -> str:
+        return f"<Bundle {self.manifest.model.name} in {str(self.path)!r}>"
+
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "Bundle":
         """Opens and verifies a bundle's folder.
@@ -48,6 +51,7 @@ class Bundle:
         """
         folder = Path(path)
         with FolderReader(folder, BundleError) as reader:
+            _check_is_bundle(reader)
             where = f"{folder}/{names.MANIFEST}"
             manifest = schema.decode(reader.read(names.MANIFEST, limits.MAX_MANIFEST_BYTES), where)
             _check_listing(reader, manifest)
@@ -84,6 +88,20 @@ class Bundle:
     def initial_adapter(self) -> Adapter:
         """The adapter as it was exported: it changes nothing about the base until it is trained."""
         return self._initial
+
+
+#: By a file that another kind of folder has, what that is and what to do with it.
+_OTHERS = {
+    names.ADAPTER_CONFIG: "is an adapter, not a bundle. Give the bundle, and this as its adapter",
+    "config.json": "is a model of Hugging Face, not a bundle. Export it first: edgepeft-export hf",
+}
+
+
+def _check_is_bundle(reader: FolderReader) -> None:
+    """The usual mistakes; what is missing in a bundle is told by who reads it."""
+    told = next((told for file, told in _OTHERS.items() if reader.has(file)), None)
+    if told is not None and not reader.has(names.MANIFEST):
+        raise BundleError(f"{reader.path}: {told}.")
 
 
 def _check_listing(reader: FolderReader, manifest: Manifest) -> None:

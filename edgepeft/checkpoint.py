@@ -82,11 +82,17 @@ def save(path: Path, run: Run, history: History, state: TrainState) -> None:
     store.write_file(path, tensors.serialize(arrays, {_KEY: msgspec.json.encode(record).decode()}))
 
 
-def load(path: str | os.PathLike[str], adapter_names: tuple[str, ...]) -> tuple[Run, History, TrainState]:
+def load(
+    path: str | os.PathLike[str], adapter: Mapping[str, tuple[int, ...]]
+) -> tuple[Run, History, TrainState]:
     """Reads a checkpoint.
 
+    Args:
+        path: The file.
+        adapter: Shapes of the bundle's adapter tensors by name.
+
     Raises:
-        CheckpointError: The file is malformed, or its tensors are not the bundle's, each with its two moments.
+        CheckpointError: The file is malformed, or its tensors are not the bundle's, with what the optimizer keeps for each.
     """
     where = str(path)
     content = store.read_once(Path(path), limits.MAX_CHECKPOINT_BYTES, CheckpointError)
@@ -99,17 +105,13 @@ def load(path: str | os.PathLike[str], adapter_names: tuple[str, ...]) -> tuple[
         raise CheckpointError(f"{where}: is no checkpoint of edgepeft: {error}.") from error
     kinds = (_ADAPTER, *slots, *([_BEST] if record.best else []))
     shapes = {name: array.shape for name, array in arrays.items()}
-    expected = {
-        names.slot(kind, name): shapes.get(names.slot(_ADAPTER, name))
-        for kind in kinds
-        for name in adapter_names
-    }
+    expected = {names.slot(kind, name): shape for kind in kinds for name, shape in adapter.items()}
     expected |= {_LOSSES: (record.step,), _EVALUATION: (*shapes.get(_EVALUATION, ())[:1], 2)}
     if shapes != expected:
         raise CheckpointError(
             f"{where}: its tensors are not the bundle's. Resume with the bundle it was made on."
         )
-    kept = {kind: {name: arrays[names.slot(kind, name)] for name in adapter_names} for kind in kinds}
+    kept = {kind: {name: arrays[names.slot(kind, name)] for name in adapter} for kind in kinds}
     evaluations = [(int(step), float(loss)) for step, loss in arrays[_EVALUATION]]
     history = History(arrays[_LOSSES].tolist(), evaluations, kept.pop(_BEST, None))
     run = Run(**{field: getattr(record, field) for field in Run.__struct_fields__})

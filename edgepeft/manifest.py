@@ -137,6 +137,11 @@ class Manifest(_Part, frozen=True):
         return tuple(tensor.name for tensor in self.adapter.tensors)
 
     @property
+    def adapter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the adapter's tensors by name, in the order of every graph."""
+        return {tensor.name: tuple(tensor.shape) for tensor in self.adapter.tensors}
+
+    @property
     def classes(self) -> int | None:
         """How many classes a classifier tells apart: the width of its `logits` [batch, classes]."""
         return self.width if self.loss == "cross_entropy" else None

@@ -21,6 +21,9 @@ from edgepeft.prediction import Classification, Regression
 from edgepeft.tensors import Array
 from edgepeft.text import Message, Text
 
+#: Names of classes that a message lists at most.
+_TOLD = 8
+
 
 class Model:
     """A loaded bundle. Make one with `edgepeft.load`; safe to use from several threads.
@@ -34,6 +37,9 @@ class Model:
         self.bundle = bundle
         self.engine = engine
         self._adapters = Adapters(bundle, engine, adapter)
+
+    def __repr__(self) -> str:
+        return f"<Model of {self.bundle!r} on engine {self.engine.name}, {self.adapter!r}>"
 
     @property
     def adapter(self) -> Adapter:
@@ -286,6 +292,11 @@ class Model:
                 raise ArgumentError(
                     f"{data.name}: was opened without {missing!r}; open it for graph {graph!r}."
                 )
+            if manifest.loss == "cross_entropy" and list(data.classes) != list(labels or []):
+                raise ArgumentError(
+                    f"{data.name}: was opened for the classes {_listed(data.classes)}; the adapter has {_listed(labels or [])}. "
+                    "Open it again while that adapter is in use."
+                )
             return data
         return open_dataset(data, manifest, self.text, labels, graph=graph, max_length=max_length)
 
@@ -425,6 +436,11 @@ class Model:
     def text(self) -> Text | None:
         """The bundle's tokenizer, if it has one."""
         return Text(self.bundle) if self.bundle.manifest.text is not None else None
+
+
+def _listed(labels: Sequence[str]) -> str:
+    """The first few names."""
+    return ", ".join(labels[:_TOLD]) + ", ..." * (len(labels) > _TOLD) or "without names"
 
 
 def _check_batch_size(batch_size: int) -> None:

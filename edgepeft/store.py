@@ -114,6 +114,14 @@ class FolderReader:
         ):
             return _content(descriptor, where, max_bytes, self._error)
 
+    def has(self, name: str) -> bool:
+        """Whether the folder itself has something of that name; links are not followed."""
+        try:
+            os.stat(name, dir_fd=self._descriptor, follow_symlinks=False)
+        except OSError:
+            return False
+        return True
+
     def entries(self, inside: str = "") -> Generator[tuple[str, bool], None, None]:
         """Paths of what a folder inside this one holds, each with whether it is a folder, in no order.
 

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -51,7 +51,7 @@ class TrainingResult:
     """
 
     adapter: Adapter
-    losses: list[float]
+    losses: list[float] = field(repr=False)
     evaluation_losses: list[tuple[int, float]]
     steps: int
     seconds: float
@@ -209,7 +209,7 @@ class Trainer:
             seconds=0.0,
         )
         if path is not None and path.exists():
-            run, history, state = checkpoint.load(path, manifest.adapter_names)
+            run, history, state = checkpoint.load(path, manifest.adapter_shapes)
             _check_same(run, fresh, path)
             return msgspec.structs.replace(run, held_out=run.held_out or fresh.held_out), history, state
         state = TrainState.fresh(self.arguments.optimizer, self.model.adapter.tensors)

@@ -30,7 +30,7 @@ def chat(*, bundle: Path, adapter: Path | None, threads: int | None, **sampling:
     """Talks with the language model of BUNDLE, line by line.
 
     /adapter FOLDER swaps the adapter, /adapter alone takes the bundle's own, /reset forgets what was said, /quit or
-    Ctrl-D ends. Ctrl-C stops an answer.
+    Ctrl-D ends. Ctrl-C stops an answer. In a pipe, a line that is refused is told, and gives exit code 1 in the end.
     """
     model = load(bundle, adapter, threads=threads)
     if model.text is None or not model.text.has_chat_template:
@@ -47,6 +47,8 @@ def chat(*, bundle: Path, adapter: Path | None, threads: int | None, **sampling:
             act(conversation, command, rest.strip())
         elif line.strip():
             conversation.say(line.strip())
+    if conversation.refused and not sys.stdin.isatty():
+        raise click.exceptions.Exit(1)
 
 
 def _lines() -> Iterator[str]:
@@ -70,11 +72,13 @@ class Conversation:
     Attributes:
         model: The model.
         messages: Each with "role" and "content", the user's and the assistant's in turn.
+        refused: How many lines were.
     """
 
     def __init__(self, model: Model, sampling: Mapping[str, Any]) -> None:
         self.model = model
         self.messages: Messages = []
+        self.refused = 0
         self._sampling = sampling
 
     def check(self) -> None:
@@ -82,13 +86,13 @@ class Conversation:
         self.model.stream([{"role": "user", "content": "?"}], **self._sampling)
 
     def say(self, text: str) -> None:
-        """Answers; what cannot be answered is told, and not remembered."""
+        """Answers; what cannot be answered is told, and not remembered, nor what was answered with nothing."""
         asked = [*self.messages, {"role": "user", "content": text}]
         try:
             kept = self._fitting(asked)
             pieces = self.model.stream(kept, **self._sampling)
         except DataError as error:
-            click.echo(f"Error: {error}", err=True)
+            self.refuse(str(error))
             return
         if len(kept) < len(asked):
             click.echo(
@@ -101,7 +105,13 @@ class Conversation:
             show(_noted(pieces, said))
         except KeyboardInterrupt:
             click.echo()
-        self.messages = [*kept, {"role": "assistant", "content": "".join(said)}]
+        if said:
+            self.messages = [*kept, {"role": "assistant", "content": "".join(said)}]
+
+    def refuse(self, why: str) -> None:
+        """Tells why a line is passed over."""
+        self.refused += 1
+        click.echo(f"Error: {why}", err=True)
 
     @property
     def _length(self) -> int:
@@ -147,8 +157,8 @@ def act(conversation: Conversation, command: str, rest: str) -> None:
                 Adapter.load(Path(rest).expanduser()) if rest else conversation.model.bundle.initial_adapter()
             )
         except (AdapterError, RuntimeError) as error:  # the latter: ~ of somebody who is not known here
-            click.echo(f"Error: {error}", err=True)
+            conversation.refuse(str(error))
         else:
             click.echo(f"(adapter {rest or 'of the bundle'})", err=True)
     else:
-        click.echo(f"Error: no command {command!r}. {_HELP}", err=True)
+        conversation.refuse(f"no command {command!r}. {_HELP}")

@@ -18,7 +18,9 @@ from edgepeft.cli.shared import (
     bundle_argument,
     check_adapter_output,
     json_option,
+    max_length_option,
     print_json,
+    tell_cut,
     threads_option,
 )
 from edgepeft.errors import ArgumentError, BundleError
@@ -218,13 +220,24 @@ def _summary(result: TrainingResult, written: Path | None) -> dict[str, Any]:
 @click.option(
     "--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Rows run at once."
 )
+@max_length_option
 @threads_option
 @json_option
 def evaluate(
-    *, bundle: Path, data: Path, adapter: Path | None, batch_size: int, threads: int | None, as_json: bool
+    *,
+    bundle: Path,
+    data: Path,
+    adapter: Path | None,
+    batch_size: int,
+    max_length: int | None,
+    threads: int | None,
+    as_json: bool,
 ) -> None:
     """Measures the mean loss of BUNDLE on data, and a classifier's accuracy."""
-    result = load(bundle, adapter, threads=threads).evaluate(data, batch_size)
+    model = load(bundle, adapter, threads=threads)
+    rows = model.open_data(data, max_length)
+    tell_cut(rows, max_length)
+    result = model.evaluate(rows, batch_size)
     if as_json:
         print_json(result)
     else:

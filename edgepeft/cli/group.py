@@ -1,5 +1,6 @@
 """A group of commands whose errors are one line each: exit code 1 for a failure, 2 for wrong use."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -38,7 +39,8 @@ class Group(click.Group):
                 if root.params["debug"]:
                     raise
                 wrong_use = isinstance(error, ArgumentError)
-                line = _line(error, str(root.info_name))
+                command = self.get_command(ctx, str(ctx.invoked_subcommand))
+                line = _with_options(_line(error, str(root.info_name)), command)
                 raise (_WrongUse if wrong_use else click.ClickException)(line) from error
 
 
@@ -62,6 +64,18 @@ def _line(error: Exception, program: str) -> str:
         return _clean(" ".join([str(error), *notes]))
     hint = f"Run `{program} --debug ...` for its traceback."
     return " ".join([_clean(f"{type(error).__name__}: {error}") + ".", *map(_clean, notes), hint])
+
+
+def _with_options(line: str, command: click.Command | None) -> str:
+    """Settings by the names of the command's options: who types --max-length did not write `max_length`."""
+    options = {
+        str(each.name): each.opts[0]
+        for each in (command.params if command is not None else [])
+        if isinstance(each, click.Option) and "_" in str(each.name)
+    }
+    return re.sub(
+        r"(?<![\w./-])[a-z]+_[a-z_]+(?![\w./-]*[\w/])", lambda found: options.get(found[0], found[0]), line
+    )
 
 
 def _clean(text: str) -> str:

@@ -1,5 +1,6 @@
 """Where a training run's adapter goes."""
 
+import itertools
 from pathlib import Path
 
 from edgepeft.training import Callback, TrainingResult
@@ -9,7 +10,7 @@ class AdapterOutput(Callback):
     """Writes the adapter as the run ends, before anything that is told later can fail.
 
     A run that a signal stopped is not what was asked for: its adapter is written, but replaces none; where there is
-    one, it goes beside it, under a name that says how far it came.
+    one, it goes beside it, under a name that says how far it came and that nothing has yet.
 
     Args:
         folder: The folder that was asked for.
@@ -36,7 +37,12 @@ class AdapterOutput(Callback):
             self.written = self.folder
         elif result.steps:
             taken = self.folder.exists() and any(self.folder.iterdir())
-            aside = f"{self.folder.absolute().name}.stopped-at-{result.steps}"
-            self.written = self.folder.parent / aside if taken else self.folder
+            self.written = self._aside(result.steps) if taken else self.folder
         if self.written is not None:
             result.adapter.save(self.written)
+
+    def _aside(self, steps: int) -> Path:
+        """A folder beside the one that was asked for, which is not there yet."""
+        first = self.folder.parent / f"{self.folder.absolute().name}.stopped-at-{steps}"
+        others = (first.with_name(f"{first.name}-{number}") for number in itertools.count(2))
+        return next(path for path in itertools.chain([first], others) if not path.exists())

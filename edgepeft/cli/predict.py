@@ -7,7 +7,15 @@ from typing import Any
 import click
 
 from edgepeft import names
-from edgepeft.cli.shared import DATA, adapter_option, bundle_argument, print_json, threads_option
+from edgepeft.cli.shared import (
+    DATA,
+    adapter_option,
+    bundle_argument,
+    max_length_option,
+    print_json,
+    tell_cut,
+    threads_option,
+)
 from edgepeft.data import Dataset
 from edgepeft.errors import ArgumentError
 from edgepeft.model import Model, load
@@ -22,7 +30,7 @@ from edgepeft.tensors import Array
 @click.option(
     "--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Rows run at once."
 )
-@click.option("--max-length", type=int, help="Cut longer rows to this.")
+@max_length_option
 @threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a row.")
 def predict(
@@ -39,7 +47,7 @@ def predict(
     """Prints what the model of BUNDLE says of each row, a line each.
 
     A classifier's line is its label and how likely that is; a regression's are its numbers; of any other model it is
-    the outputs.
+    the outputs. A language model is asked by `generate` and `chat`.
     """
     if (data is None) == (not texts):
         raise click.UsageError("give the rows that are to be predicted: --data or --text, one of them.")
@@ -49,9 +57,7 @@ def predict(
     if texts and model.text is None:
         raise ArgumentError(f"{bundle}: was exported without a tokenizer; give --data instead of --text.")
     rows = model.open_data(list(texts) if data is None else data, max_length, names.INFER)
-    if max_length is not None and rows.truncated_rows != 0:
-        told = "rows that are longer" if rows.truncated_rows is None else f"{rows.truncated_rows} rows"
-        click.echo(f"{told} are cut to {max_length}", err=True)
+    tell_cut(rows, max_length)
     for line, facts in _predictions(model, rows, batch_size):
         if as_json:
             print_json(facts)

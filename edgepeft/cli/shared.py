@@ -12,6 +12,7 @@ from rich.text import Text
 
 from edgepeft import store
 from edgepeft.adapter import holds_an_adapter_only
+from edgepeft.data import Dataset
 from edgepeft.errors import StorageError
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -32,7 +33,15 @@ adapter_option = click.option(
 threads_option = click.option(
     "--threads", type=int, help="Threads to compute with; by default one a physical core."
 )
+max_length_option = click.option("--max-length", type=int, help="Cut longer rows to this.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+
+
+def tell_cut(rows: Dataset, max_length: int | None) -> None:
+    """Says how many rows are cut, on standard error; nothing if none is."""
+    if max_length is not None and rows.truncated_rows != 0:
+        told = "rows that are longer" if rows.truncated_rows is None else f"{rows.truncated_rows} rows"
+        click.echo(f"{told} are cut to {max_length}", err=True)
 
 
 def print_json(facts: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from edgepeft import names
 from edgepeft.data.contract import Record
 from edgepeft.data.lines import Lines, Place
 from edgepeft.errors import DataError
+from edgepeft.limits import MAX_LINE_BYTES
 from edgepeft.manifest import Port
 
 #: Columns that hold the answer; the others hold what it is told from.
@@ -89,6 +90,8 @@ def _fields(lines: Lines) -> Iterator[tuple[Place, list[str]]]:
         for line in lines:
             yield line.decode()
 
+    # The library's limit is one for the whole program: it is raised, and never lowered.
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
     reader = csv.reader(decoded(), strict=True)
     while True:
         started = lines.place

@@ -104,7 +104,7 @@ def render(facts: Facts) -> bytes:
         *_section("Curves", [_curves(facts)]),
         *_section("Before and after", _samples(facts)),
         *_section("Data", _data(facts)),
-        *_section("Settings", [_settings(facts.arguments)]),
+        *_section("Settings", [_settings(facts.arguments, facts.manifest.training)]),
         *_section("Model and adapter", [_card(_facts(_model(facts)))]),
         *_section("Machine and versions", [_card(_facts({**facts.machine, **facts.versions}))]),
     )
@@ -232,13 +232,14 @@ def _summary(data: DataSummary, truncated: int) -> Element:
     return _facts(rows | {"SHA-256": data.sha256})
 
 
-def _settings(arguments: TrainingArguments) -> Element:
-    defaults = dataclasses.asdict(TrainingArguments())
+def _settings(arguments: TrainingArguments, recommended: Mapping[str, Any]) -> Element:
+    """All settings, those first that differ from what the bundle recommends, or else from the library's defaults."""
+    defaults = dataclasses.asdict(TrainingArguments()) | dict(recommended)
     given = dataclasses.asdict(arguments)
     changed = [name for name, value in given.items() if value != defaults[name]]
     order = [*changed, *(name for name in given if name not in changed)]
     rows = [(name, _setting(given[name]), _setting(defaults[name])) for name in order]
-    table = _table(("setting", "value", "default"), rows, strong=len(changed))
+    table = _table(("setting", "value", "by default"), rows, strong=len(changed))
     told = ", ".join(f"{name} {_setting(given[name])}" for name in changed) or "the defaults"
     return element("details", element("summary", told), table, class_="card")
 

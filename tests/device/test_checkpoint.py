@@ -13,6 +13,7 @@ from edgepeft.engines.base import TrainState
 from edgepeft.errors import CheckpointError
 
 NAMES = ("a.weight", "b.weight")
+SHAPES = dict.fromkeys(NAMES, (2, 3))
 RUN = Run(
     "0" * 64, {"optimizer": "adamw", "learning_rate": 0.1, "epochs": None, "seed": 3}, "data", None, 2, 1.5
 )
@@ -38,7 +39,7 @@ def test_what_is_written_is_read(tmp_path: Path, history: History) -> None:
     written = state()
     checkpoint.save(path, RUN, history, written)
     first = path.read_bytes()
-    run, read, got = checkpoint.load(path, NAMES)
+    run, read, got = checkpoint.load(path, SHAPES)
     assert (run, read, got.step) == (RUN, history, 2)
     for name in NAMES:
         assert np.array_equal(got.adapter[name], written.adapter[name])
@@ -55,7 +56,7 @@ def test_no_name_of_a_tensor_is_taken_for_another_kind(tmp_path: Path, *, best: 
     written = state(tensors)
     kept = {name: value + 1 for name, value in written.adapter.items()} if best else None
     checkpoint.save(path, RUN, dataclasses.replace(HISTORY, best=kept), written)
-    run, history, got = checkpoint.load(path, tensors)
+    run, history, got = checkpoint.load(path, dict.fromkeys(tensors, (2, 3)))
     assert run == RUN
     assert (history.losses, history.evaluation_losses) == (HISTORY.losses, HISTORY.evaluation_losses)
     assert {name: value.tobytes() for name, value in (history.best or {}).items()} == {
@@ -88,7 +89,15 @@ def test_tensors_that_do_not_belong_together(tmp_path: Path, change: dict[str, n
     changed = {name: value for name, value in (arrays | change).items() if value is not None}
     path.write_bytes(tensors.serialize(changed, metadata))
     with pytest.raises(CheckpointError, match="tensors are not the bundle's"):
-        checkpoint.load(path, NAMES)
+        checkpoint.load(path, SHAPES)
+
+
+def test_the_bundle_says_the_shapes(tmp_path: Path) -> None:
+    """A file whose tensors fit each other, but not the bundle: an adapter of another rank."""
+    path = tmp_path / "checkpoint.safetensors"
+    checkpoint.save(path, RUN, HISTORY, state())
+    with pytest.raises(CheckpointError, match="tensors are not the bundle's"):
+        checkpoint.load(path, SHAPES | {"a.weight": (4, 3)})
 
 
 @pytest.mark.parametrize("told", ["", "{}", '{"step": "two"}', "[1]"])
@@ -99,4 +108,4 @@ def test_a_file_that_is_no_checkpoint(tmp_path: Path, told: str) -> None:
     arrays, _ = contents(path)
     path.write_bytes(tensors.serialize(arrays, {"edgepeft.run": told}))
     with pytest.raises(CheckpointError, match="no checkpoint of edgepeft"):
-        checkpoint.load(path, NAMES)
+        checkpoint.load(path, SHAPES)

@@ -85,7 +85,7 @@ def test_help_has_an_example(command: str) -> None:
         (
             ["train", "{bundle}", "--data", "{facts}", "--output", "{tmp}/o", "--batch-size", 0],
             2,
-            "batch_size is 0",
+            "--batch-size is 0",
         ),
         (
             ["train", "{bundle}", "--data", "{facts}", "--output", "{tmp}/o", "--learnin-rate", 1],

@@ -132,7 +132,7 @@ def test_an_adapter_from_the_start(bundles: Path, tmp_path: Path, asked: list[As
 def test_a_refused_adapter_is_told(bundles: Path, tmp_path: Path, asked: list[Asked]) -> None:
     """In a line; the conversation goes on with the old one."""
     done = run("chat", bundles / "tiny-llama", said=f"one\n/adapter {tmp_path}/none\ntwo\n")
-    assert (done.exit_code, done.stdout) == (0, "answer 1\nanswer 2\n")
+    assert (done.exit_code, done.stdout) == (1, "answer 1\nanswer 2\n")
     assert asked[1].adapter is asked[0].adapter
     assert len(asked[1].messages) == 3
     assert done.stderr.startswith(f"Error: {tmp_path}/none")
@@ -142,7 +142,7 @@ def test_a_refused_adapter_is_told(bundles: Path, tmp_path: Path, asked: list[As
 def test_the_home_of_nobody(bundles: Path, asked: list[Asked]) -> None:
     """A ~ that stands for nothing ends no conversation."""
     done = run("chat", bundles / "tiny-llama", said="one\n/adapter ~nosuchuser/x\ntwo\n")
-    assert (done.exit_code, len(asked)) == (0, 2)
+    assert (done.exit_code, len(asked)) == (1, 2)
     assert done.stderr.startswith("Error: ")
 
 
@@ -159,7 +159,7 @@ def test_history_is_cut_where_the_model_ends(bundles: Path, asked: list[Asked]) 
 def test_a_message_that_is_too_long(bundles: Path, asked: list[Asked]) -> None:
     """Told, and forgotten: the next one goes on as if it had not been said."""
     done = run("chat", bundles / "tiny-llama", said=f"one\n{'x' * 200}\ntwo\n")
-    assert done.exit_code == 0
+    assert done.exit_code == 1
     assert done.stderr.startswith("Error: the prompt is ")
     assert done.stderr.count("\n") == 1
     assert asked[1].messages == turns("one", "answer 1", "two")
@@ -210,7 +210,7 @@ def test_a_terminal(bundles: Path) -> None:
 @pytest.mark.parametrize(
     ("bundle", "arguments", "code", "words"),
     [
-        ("tiny-llama", ["--top-p", "2"], 2, "top_p is 2.0; expected"),
+        ("tiny-llama", ["--top-p", "2"], 2, "--top-p is 2.0; expected"),
         ("tiny-llama", ["--stop", ""], 2, "stop is ('',); expected"),
         ("tiny-llama", ["--adapter", "{tmp}"], 1, "adapter_config.json"),
         ("tiny-llama", ["--sead", "1"], 2, "--seed"),
@@ -284,3 +284,11 @@ def test_streaming_json_is_wrong_use(handmade: Path) -> None:
     done = run("generate", handmade / "chat", "--prompt", "hi", "--stream", "--json")
     assert done.exit_code == 2
     assert "--stream and --json exclude each other" in done.stderr
+
+
+def test_an_empty_answer_is_not_remembered(bundles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn without words would be what the model is shown next."""
+    conversation = Conversation(edgepeft.load(bundles / "tiny-llama"), {"max_new_tokens": 4})
+    monkeypatch.setattr(edgepeft.Model, "stream", lambda *_, **__: iter(()))
+    conversation.say("one")
+    assert conversation.messages == []

@@ -73,7 +73,7 @@ def test_rows_that_are_cut_are_told(handmade: Path, tmp_path: Path) -> None:
     assert "max_length" not in run("train", handmade / "chat", *options[2:], "--data", data).stdout
     line = refused(tmp_path, handmade / "chat", data)
     assert (
-        "a.jsonl:2: is 61 tokens long; the model takes 48. Split it, or cut all such rows with max_length."
+        "a.jsonl:2: is 61 tokens long; the model takes 48. Split it, or cut all such rows with --max-length."
         in line
     )
 

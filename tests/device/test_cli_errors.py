@@ -62,7 +62,7 @@ def test_batch_size_0(train: Callable[..., list[object]], tmp_path: Path, size: 
     """No batch at all, or fewer."""
     before = snapshot(tmp_path)
     line = refused(2, *train("--batch-size", size))
-    assert f"batch_size is {size}; expected at least 1" in line
+    assert f"--batch-size is {size}; expected at least 1" in line
     assert snapshot(tmp_path) == before
 
 
@@ -73,7 +73,7 @@ def test_a_learning_rate_that_is_none(
     """NaN, negative, zero, infinite: told before a step is made."""
     before = snapshot(tmp_path)
     line = refused(2, *train("--learning-rate", rate))
-    assert f"learning_rate is {shown}; expected more than 0" in line
+    assert f"--learning-rate is {shown}; expected more than 0" in line
     assert snapshot(tmp_path) == before
 
 
@@ -299,3 +299,51 @@ def test_any_error_is_one_clean_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("edgepeft.cli.adapter.Adapter.load", broken)
     assert "Error: a b?[2J Step 3 is saved." in refused(1, "adapter", "show", ".")
+
+
+def test_an_error_names_options(train: Callable[..., list[object]], tmp_path: Path) -> None:
+    """As they were typed; a part of a path is left alone."""
+    assert "--early-stopping-patience needs --evaluate-every, " in refused(
+        2, *train("--early-stopping-patience", 2)
+    )
+    assert "resume needs --checkpoint-dir" in refused(2, *train("--resume"))
+    place = tmp_path / "batch_size"
+    place.mkdir()
+    line = refused(1, "info", place)
+    assert str(place) in line
+    assert "--batch-size" not in line
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        (
+            ["adapter_config.json", "adapter_model.safetensors"],
+            "is an adapter, not a bundle. Give the bundle",
+        ),
+        (["config.json", "model.safetensors"], "is a model of Hugging Face, not a bundle. Export it first"),
+        (["notes.txt"], "manifest.json"),
+    ],
+)
+def test_a_folder_of_another_kind(tmp_path: Path, files: list[str], told: str) -> None:
+    """What it is, and what to do with it."""
+    for file in files:
+        (tmp_path / file).write_text("{}")
+    line = refused(1, "info", tmp_path)
+    assert str(tmp_path) in line
+    assert told in line
+
+
+def test_a_bundle_where_an_adapter_is_wanted(train: Callable[..., list[object]], handmade: Path) -> None:
+    """The bundle's own adapter needs no option."""
+    assert "is a bundle, not an adapter" in refused(1, *train("--adapter", handmade / "chat"))
+
+
+def test_rows_that_are_cut_in_an_evaluation(handmade: Path, tmp_path: Path) -> None:
+    """Refused as in training, or cut and counted."""
+    data = tmp_path / "facts.jsonl"
+    data.write_text(json.dumps({"text": "a" * 60}) + "\n" + json.dumps({"text": "me."}) + "\n")
+    assert "--max-length" in refused(1, "evaluate", handmade / "chat", "--data", data)
+    done = run("evaluate", handmade / "chat", "--data", data, "--max-length", 40)
+    assert (done.exit_code, done.stderr) == (0, "1 rows are cut to 40\n")
+    assert done.stdout.startswith("loss ")

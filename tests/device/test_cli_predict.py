@@ -105,7 +105,7 @@ def test_rows_that_are_cut_are_told(handmade: Path) -> None:
         (["classifier", "--text", "a", "--data", "{data}"], 2, "--data or --text, one of them"),
         (["classifier", "--text", ""], 1, "row 1: 'text' is ''"),
         (["classifier", "--text", "a", "--batch-size", "0"], 2, "--batch-size"),
-        (["classifier", "--text", "a", "--max-length", "49"], 2, "max_length is 49; this model takes at"),
+        (["classifier", "--text", "a", "--max-length", "49"], 2, "--max-length is 49; this model takes at"),
         (["classifier", "--text", "a", "--adaptor", "x"], 2, "--adapter"),
         (["classifier", "--text", "a", "--adapter", "{tmp}"], 1, "adapter_config.json"),
         (["classifier", "--data", "{tmp}/none.jsonl"], 2, "does not exist"),

@@ -97,6 +97,21 @@ def test_an_adapter_that_is_there_is_not_replaced(train: Train, tmp_path: Path) 
     assert all(map(np.array_equal, tensors(alice), tensors(tmp_path / "whole")))
 
 
+def test_a_second_stop_replaces_no_first(train: Train, tmp_path: Path) -> None:
+    """Each has a name of its own."""
+    assert train("--output", tmp_path / "alice").exit_code == 0
+    for seed in (1, 2, 3):
+        assert train("--output", tmp_path / "alice", "--seed", seed, number=signal.SIGTERM).exit_code == 1
+    first = f"alice.stopped-at-{STOP}"
+    assert sorted(path.name for path in tmp_path.glob("alice*")) == [
+        "alice",
+        first,
+        f"{first}-2",
+        f"{first}-3",
+    ]
+    assert not all(map(np.array_equal, tensors(tmp_path / first), tensors(tmp_path / f"{first}-2")))
+
+
 def test_nothing_learned_is_nothing_written(train: Train, tmp_path: Path) -> None:
     """A signal before the first step leaves no adapter, and JSON says so."""
     done = train("--output", tmp_path / "alice", "--json", number=signal.SIGTERM, at=0)

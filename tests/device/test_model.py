@@ -189,3 +189,27 @@ def test_weights_are_those_that_were_verified(bundles: Path, tmp_path: Path) -> 
     assert np.array_equal(edgepeft.load(bundle).predict(BATCH)["logits"], expected)
     with pytest.raises(BundleError, match="altered"):
         edgepeft.Bundle.open(folder)
+
+
+def test_data_of_other_classes(handmade: Path) -> None:
+    """Rows were numbered by the names they were opened under: under other names each number is another class."""
+    model = edgepeft.load(handmade / "sensor")
+    rows = model.open_data({"x": np.eye(3, dtype=np.float32), "labels": np.arange(3)})
+    assert model.evaluate(rows)["rows"] == 3
+    other = model.adapter.with_labels(["run", "still"])
+    for call in (model.evaluate, lambda data, adapter: list(model.classify(data, adapter=adapter))):
+        with pytest.raises(
+            ArgumentError, match="opened for the classes still, walk, run; the adapter has run, still"
+        ):
+            call(rows, adapter=other)
+
+
+def test_what_is_printed_is_short(handmade: Path) -> None:
+    """No tensor is written out."""
+    model = edgepeft.load(handmade / "chat")
+    result = edgepeft.Trainer(model, edgepeft.TrainingArguments(max_steps=1)).fit([{"text": "me."}])
+    assert repr(model.adapter) == "<Adapter LORA: 2 tensors, 392 bytes>"
+    assert repr(model.bundle) == f"<Bundle handmade-chat in {str(handmade / 'chat')!r}>"
+    assert repr(model) == f"<Model of {model.bundle!r} on engine stock, {model.adapter!r}>"
+    assert "losses=[" not in repr(result).replace("evaluation_losses=[", "")
+    assert len(repr(result)) < 500

@@ -360,3 +360,12 @@ def test_samples_are_left_out_when_the_end_is_wanted(
 def test_the_processor_has_a_name(text: str, name: str | None) -> None:
     """On x86 and on boards alike."""
     assert cpu_model(text) == name
+
+
+def test_the_default_is_what_the_bundle_recommends(report: Callable[..., Page]) -> None:
+    """What a run without that option would have used."""
+    rows = {"x": np.eye(3, dtype=np.float32), "target": np.zeros((3, 32), np.float32)}
+    read = report("regression", rows, learning_rate=0.01)
+    place = read.text.index("learning_rate")
+    assert read.text[place : place + 3] == ["learning_rate", "0.01", "0.01"]
+    assert "learning_rate 0.01" not in " ".join(read.text[:place])

@@ -87,7 +87,7 @@ def test_a_callback_that_fails_loses_no_step(bundles: Path, rows: Rows, tmp_path
     with pytest.raises(RuntimeError, match="could not tell"):
         edgepeft.Trainer(model, settings).fit(rows, rows[:3], callbacks=[Fail(at)], checkpoint_dir=tmp_path)
     assert model.adapter is before
-    run, _, _ = checkpoint.load(tmp_path / training.CHECKPOINT, model.bundle.manifest.adapter_names)
+    run, _, _ = checkpoint.load(tmp_path / training.CHECKPOINT, model.bundle.manifest.adapter_shapes)
     assert run.step == at
     resumed = edgepeft.Trainer(model, settings).fit(rows, rows[:3], checkpoint_dir=tmp_path, resume=True)
     model.use(before)
@@ -149,7 +149,7 @@ def test_a_failure_at_the_end_loses_nothing(bundles: Path, rows: Rows, tmp_path:
     with pytest.raises(StorageError, match="the disk is full"):
         edgepeft.Trainer(model, arguments()).fit(rows, callbacks=callbacks, checkpoint_dir=tmp_path)
     assert told == ["first 8", "second 8"]
-    _, _, state = checkpoint.load(tmp_path / training.CHECKPOINT, model.bundle.manifest.adapter_names)
+    _, _, state = checkpoint.load(tmp_path / training.CHECKPOINT, model.bundle.manifest.adapter_shapes)
     assert state.step == 8
     assert all(np.array_equal(model.adapter.tensors[name], value) for name, value in state.adapter.items())
 

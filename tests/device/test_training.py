@@ -124,7 +124,7 @@ def test_a_run_that_diverges_is_told_as_such(
             edgepeft.Trainer(model, settings).fit(rows, checkpoint_dir=folder)
         assert model.adapter is before
         assert (folder / training.CHECKPOINT).exists() == (every == 1)
-    _, _, state = checkpoint.load(tmp_path / "1" / training.CHECKPOINT, model.bundle.manifest.adapter_names)
+    _, _, state = checkpoint.load(tmp_path / "1" / training.CHECKPOINT, model.bundle.manifest.adapter_shapes)
     check_values(state.adapter)
     assert state.step >= 1
 
@@ -231,7 +231,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(bundles: Path, tmp_path: Path
     with pytest.raises(NonFiniteLossError, match=f"step {bad}: the loss is (nan|inf)"):
         edgepeft.Trainer(model, settings).fit(images, checkpoint_dir=tmp_path)
     assert model.adapter is before
-    run, _, state = checkpoint.load(tmp_path / training.CHECKPOINT, model.bundle.manifest.adapter_names)
+    run, _, state = checkpoint.load(tmp_path / training.CHECKPOINT, model.bundle.manifest.adapter_shapes)
     assert run.step == state.step == bad - 1
     assert all(np.isfinite(value).all() for value in state.adapter.values())
 

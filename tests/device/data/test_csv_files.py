@@ -136,3 +136,12 @@ def test_a_model_that_takes_no_table(bundles: Path, tmp_path: Path) -> None:
     path = save(tmp_path / "a.csv", "a,label\n1,2\n")
     with pytest.raises(DataError, match=r":1: a CSV file is for text, or for one input of numbers"):
         edgepeft.load(bundles / "conv-net").open_data(path)
+
+
+def test_a_long_field(handmade: Path, tmp_path: Path) -> None:
+    """Python's module refuses a field of more than 128 KiB unless told otherwise."""
+    text = "a " * 100_000
+    path = save(tmp_path / "a.csv", f"text,label\n{text},blue\n")
+    model = edgepeft.load(handmade / "classifier")
+    ((_, record),) = model.open_data(path, 48).records([0])
+    assert record == {"text": text, "label": "blue"}
