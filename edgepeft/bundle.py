@@ -90,18 +90,18 @@ class Bundle:
         return self._initial
 
 
-#: By a file that another kind of folder has, what that is and what to do with it.
-_OTHERS = {
-    names.ADAPTER_CONFIG: "is an adapter, not a bundle. Give the bundle, and this as its adapter",
-    "config.json": "is a model of Hugging Face, not a bundle. Export it first: edgepeft-export hf",
-}
-
-
 def _check_is_bundle(reader: FolderReader) -> None:
     """The usual mistakes; what is missing in a bundle is told by who reads it."""
-    told = next((told for file, told in _OTHERS.items() if reader.has(file)), None)
-    if told is not None and not reader.has(names.MANIFEST):
-        raise BundleError(f"{reader.path}: {told}.")
+    if reader.has(names.MANIFEST):
+        return
+    if reader.has(names.ADAPTER_CONFIG):
+        raise BundleError(
+            f"{reader.path}: is an adapter, not a bundle. Give the bundle, and this as its adapter."
+        )
+    if reader.has("config.json"):
+        raise BundleError(
+            f"{reader.path}: is a model of Hugging Face, not a bundle. Export it first: edgepeft-export hf."
+        )
 
 
 def _check_listing(reader: FolderReader, manifest: Manifest) -> None:

@@ -92,7 +92,8 @@ def load(
         adapter: Shapes of the bundle's adapter tensors by name.
 
     Raises:
-        CheckpointError: The file is malformed, or its tensors are not the bundle's, with what the optimizer keeps for each.
+        CheckpointError: The file is malformed, or its tensors are not the bundle's with what the optimizer keeps
+            for each.
     """
     where = str(path)
     content = store.read_once(Path(path), limits.MAX_CHECKPOINT_BYTES, CheckpointError)

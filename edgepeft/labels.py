@@ -1,8 +1,17 @@
 """Names of classes."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from edgepeft.limits import MAX_LABEL_LENGTH
+
+#: Names that a message lists at most.
+_TOLD = 20
+
+
+def listed(labels: Sequence[str], otherwise: str) -> str:
+    """The first few names, for a message; `otherwise` where there are none."""
+    return ", ".join(labels[:_TOLD]) + ", ..." * (len(labels) > _TOLD) or otherwise
 
 
 def fault(labels: Any) -> str | None:

@@ -16,13 +16,11 @@ from edgepeft.data import Data, Dataset, Row, collate, open_dataset
 from edgepeft.engines.base import Batch, Engine, weighted_mean
 from edgepeft.engines.stock import StockEngine
 from edgepeft.errors import ArgumentError, DataError
+from edgepeft.labels import listed
 from edgepeft.limits import MAX_THREADS
 from edgepeft.prediction import Classification, Regression
 from edgepeft.tensors import Array
 from edgepeft.text import Message, Text
-
-#: Names of classes that a message lists at most.
-_TOLD = 8
 
 
 class Model:
@@ -293,8 +291,9 @@ class Model:
                     f"{data.name}: was opened without {missing!r}; open it for graph {graph!r}."
                 )
             if manifest.loss == "cross_entropy" and list(data.classes) != list(labels or []):
+                theirs, ours = (listed(some, "without names") for some in (data.classes, labels or []))
                 raise ArgumentError(
-                    f"{data.name}: was opened for the classes {_listed(data.classes)}; the adapter has {_listed(labels or [])}. "
+                    f"{data.name}: was opened for the classes {theirs}; the adapter has {ours}. "
                     "Open it again while that adapter is in use."
                 )
             return data
@@ -436,11 +435,6 @@ class Model:
     def text(self) -> Text | None:
         """The bundle's tokenizer, if it has one."""
         return Text(self.bundle) if self.bundle.manifest.text is not None else None
-
-
-def _listed(labels: Sequence[str]) -> str:
-    """The first few names."""
-    return ", ".join(labels[:_TOLD]) + ", ..." * (len(labels) > _TOLD) or "without names"
 
 
 def _check_batch_size(batch_size: int) -> None:

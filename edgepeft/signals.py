@@ -94,9 +94,8 @@ def _counted(numbers: list[signal.Signals], on_second: Callable[[], None]) -> It
         finally:
             _shared.remove(writer)
             signal.set_wakeup_fd(_NO_DESCRIPTOR)
-            writer.shutdown(
-                socket.SHUT_RDWR
-            )  # ends the thread, also where a forked child has the socket open
+            # Ends the thread, also where a forked child has the socket open.
+            writer.shutdown(socket.SHUT_RDWR)
             thread.join()
 
 

@@ -10,15 +10,13 @@ import numpy as np
 from edgepeft import arrays, names
 from edgepeft.data.contract import IGNORED, LENGTH, Encoded, Record, Row
 from edgepeft.errors import ArgumentError, DataError
+from edgepeft.labels import listed
 from edgepeft.manifest import Manifest, Port
 from edgepeft.tensors import Array
 from edgepeft.text import Text
 
 #: Who takes text, by task.
 _MODELS = {"causal_lm": "language model", "sequence_classification": "classifier"}
-
-#: Classes that a message lists.
-_TOLD = 20
 
 #: By loss, for those whose labels are classes: the axis of the logits that has a place for each class.
 _CLASS_AXIS = {"causal_lm": -1, "cross_entropy": 1}
@@ -180,7 +178,7 @@ def class_index(label: Any, classes: Sequence[str]) -> int:
         return classes.index(label)
     if type(number) is int and number >= 0 and (not classes or number < len(classes)):
         return number
-    known = ", ".join(classes[:_TOLD]) + ", ..." * (len(classes) > _TOLD) or "numbers from 0"
+    known = listed(classes, "numbers from 0")
     near = difflib.get_close_matches(str(label), classes, 1)
     hint = f"Did you mean {near[0]!r}?" if near else "Name classes of your own with --labels or with_labels."
     raise DataError(f"label {repr(label)[:80]} is unknown; the model knows {known}. {hint}")

@@ -42,7 +42,7 @@ class HtmlReport(Callback):
         self._path = Path(path)
         self._tell = tell
         self._trainer = trainer
-        self._model, self._arguments = trainer.model, trainer.arguments
+        self._model = trainer.model
         _check_replaceable(self._path)
         store.check_writable(self._path)
 
@@ -66,7 +66,7 @@ class HtmlReport(Callback):
         found = self._samples(result)
         facts = Facts(
             manifest=self._model.bundle.manifest,
-            arguments=self._arguments,
+            arguments=self._trainer.arguments,
             result=result,
             total_steps=self._total_steps,
             first_step=self._first_step,
@@ -82,7 +82,7 @@ class HtmlReport(Callback):
 
     def _samples(self, result: TrainingResult) -> Samples | None:
         pair = self._before, result.adapter
-        size = self._arguments.batch_size
+        size = self._trainer.arguments.batch_size
         try:
             self._check()
             if self._questions:
