@@ -188,6 +188,7 @@ def test_an_event_loops_descriptor_is_left_alone() -> None:
     """Whoever set one waits for its bytes."""
     reader, writer = socket.socketpair()
     with reader, writer:
+        reader.setblocking(False)  # the byte is there, or will never be
         writer.setblocking(False)
         signal.set_wakeup_fd(writer.fileno())
         try:
