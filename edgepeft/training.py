@@ -134,7 +134,8 @@ class Trainer:
             train_data: A file or folder, columns by name, or rows: docs/data.md shows every kind.
             eval_data: The same, for the loss on rows that are not trained on.
             callbacks: Told what happens.
-            checkpoint_dir: Folder of the checkpoint, written every `checkpoint_every` steps and when the run ends.
+            checkpoint_dir: Folder of the checkpoint, written every `checkpoint_every` steps and when the run ends. Without
+                `resume` there must be none in it: a new run never replaces another's.
             resume: Whether to go on from the checkpoint in `checkpoint_dir`, if there is one.
 
         Raises:
@@ -144,7 +145,7 @@ class Trainer:
                 run; the last checkpoint stays.
             NonFiniteLossError: The loss became NaN or infinite; the model keeps the adapter it had.
             TrainingError: The adapter's values grew beyond use; likewise.
-            CheckpointError: The checkpoint is of another run.
+            CheckpointError: The checkpoint is of another run, or there is one and `resume` was not asked for.
             StorageError: The checkpoint could not be written; the one before is untouched.
         """
         started = time.monotonic()
@@ -152,7 +153,8 @@ class Trainer:
         with contextlib.ExitStack() as stack:
             for callback in callbacks:
                 stack.callback(callback.close)
-            self._check_needs(eval_data, checkpoint_dir, resume=resume)
+            path = None if checkpoint_dir is None else Path(checkpoint_dir) / CHECKPOINT
+            self._check_needs(eval_data, path, resume=resume)
             most = self.arguments.max_length
             rows = self.model.open_data(train_data, most)
             if self.arguments.group_by_length and not rows.varies:
@@ -160,8 +162,7 @@ class Trainer:
             held_out = None if eval_data is None else self.model.open_data(eval_data, most)
             for callback in callbacks:
                 callback.on_data(rows, held_out)
-            path = None if checkpoint_dir is None else Path(checkpoint_dir) / CHECKPOINT
-            run, history, state = self._start(rows, held_out, path if resume else None)
+            run, history, state = self._start(rows, held_out, path)
             loop = _Loop(
                 self.model, self.arguments, rows, held_out, callbacks, path, run, history, state, self._stop
             )
@@ -173,12 +174,15 @@ class Trainer:
                     ending.callback(callback.on_train_end, result)
         return result
 
-    def _check_needs(
-        self, eval_data: Data | None, checkpoint_dir: str | os.PathLike[str] | None, *, resume: bool
-    ) -> None:
+    def _check_needs(self, eval_data: Data | None, path: Path | None, *, resume: bool) -> None:
         """What would be missed later is missed at once."""
-        if resume and checkpoint_dir is None:
+        if resume and path is None:
             raise ArgumentError("resume needs checkpoint_dir, the folder of the checkpoint.")
+        if path is not None and path.exists() and not resume:
+            raise CheckpointError(
+                f"{path}: holds a run already, which a new one would replace. Go on with it by resume, delete it, "
+                "or choose another folder."
+            )
         for name in ("load_best_model_at_end", "early_stopping_patience"):
             if eval_data is None and getattr(self.arguments, name):
                 raise ArgumentError(f"{name} needs eval_data, the rows to measure the loss on.")

@@ -114,10 +114,8 @@ def test_a_callback_fails_and_so_does_the_disk(
     ]
 
 
-def test_a_run_that_fails_at_once_leaves_the_checkpoint_of_another(
-    bundles: Path, rows: Rows, tmp_path: Path
-) -> None:
-    """Where nothing was done, nothing is written over what an earlier run has done."""
+def test_a_new_run_never_replaces_another(bundles: Path, rows: Rows, tmp_path: Path) -> None:
+    """It is refused before its data is opened; nor does a resumed one that fails at once write anything."""
 
     class FailsFirst(edgepeft.Callback):
         def on_train_begin(self, total_steps: int, first_step: int) -> None:
@@ -126,8 +124,11 @@ def test_a_run_that_fails_at_once_leaves_the_checkpoint_of_another(
     model = edgepeft.load(bundles / "tiny-llama")
     edgepeft.Trainer(model, arguments()).fit(rows, checkpoint_dir=tmp_path)
     written = (tmp_path / training.CHECKPOINT).read_bytes()
-    with pytest.raises(RuntimeError, match="8 steps from 1"):
-        edgepeft.Trainer(model, arguments()).fit(rows, callbacks=[FailsFirst()], checkpoint_dir=tmp_path)
+    trainer = edgepeft.Trainer(model, arguments())
+    with pytest.raises(CheckpointError, match="holds a run already"):
+        trainer.fit("no-such-data.jsonl", checkpoint_dir=tmp_path)
+    with pytest.raises(RuntimeError, match="8 steps from 9"):
+        trainer.fit(rows, callbacks=[FailsFirst()], checkpoint_dir=tmp_path, resume=True)
     assert (tmp_path / training.CHECKPOINT).read_bytes() == written
 
 
