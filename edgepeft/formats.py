@@ -6,10 +6,10 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from edgepeft import names, store
+from edgepeft import names, ort_package, store
 from edgepeft.adapter import Adapter, check_fits
 from edgepeft.bundle import Bundle
-from edgepeft.errors import ArgumentError, StorageError
+from edgepeft.errors import ArgumentError, EngineError, StorageError
 from edgepeft.onnx_file import inputs_to_constants
 
 #: File name of a model that stands alone.
@@ -32,6 +32,7 @@ def export_adapter(bundle: Bundle, adapter: Adapter, output: Path, kind: str) ->
         ArgumentError: No such format.
         AdapterError: The adapter does not fit the bundle.
         BundleError: The bundle's graph does not take the adapter as it should.
+        EngineError: The installed ONNX Runtime cannot write the format.
         StorageError: The output exists, or the file system refused; nothing was changed.
     """
     if kind not in FORMATS:
@@ -49,6 +50,12 @@ def _write_peft(bundle: Bundle, adapter: Adapter, output: Path) -> None:
 
 def _write_onnx_adapter(bundle: Bundle, adapter: Adapter, output: Path) -> None:
     """ONNX Runtime's own file: `LoraAdapter` and `RunOptions.add_active_adapter` feed it to the infer graph."""
+    package = ort_package.installed()
+    if package.trains:
+        raise EngineError(
+            f"{package.name} {package.version} cannot write this format. Write it where edgepeft[onnxruntime] is "
+            "installed, or as peft."
+        )
     parameters = {
         name: ort.OrtValue.ortvalue_from_numpy(adapter.tensors[name])
         for name in bundle.manifest.adapter_names

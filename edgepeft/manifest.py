@@ -107,6 +107,13 @@ class ImageInfo(_Part, frozen=True):
     std: list[float]
 
 
+class OrtTrainingInfo(_Part, frozen=True):
+    """Files for engine ort-training: graphs that take the weights of the same graph as inputs too, and its checkpoint."""
+
+    graphs: dict[str, str]
+    checkpoint: str
+
+
 class FileInfo(_Part, frozen=True):
     """Size in bytes and SHA-256 of a file."""
 
@@ -130,6 +137,7 @@ class Manifest(_Part, frozen=True):
     files: dict[str, FileInfo]
     made_by: dict[str, str]
     image: ImageInfo | None = None
+    ort_training: OrtTrainingInfo | None = None
 
     @property
     def adapter_names(self) -> tuple[str, ...]:
@@ -216,6 +224,7 @@ def decode(content: bytes | memoryview, where: str = names.MANIFEST) -> Manifest
         _check_decode,
         _check_labels,
         _check_image,
+        _check_ort_training,
         _check_base_id,
     ):
         check(manifest, where)
@@ -375,6 +384,22 @@ def _check_image(manifest: Manifest, where: str) -> None:
         raise BundleError(
             f"{where}: image needs a mean and a std above 0 for each of {image.channels} channels. Export it again."
         )
+
+
+def _check_ort_training(manifest: Manifest, where: str) -> None:
+    """The other engine's files are listed, and there is one for each graph that holds weights."""
+    info = manifest.ort_training
+    if info is None:
+        return
+    wanted = {names.INFER, names.EVALUATE, names.TRAIN, names.DECODE} & manifest.graphs.keys()
+    if info.graphs.keys() != wanted:
+        raise BundleError(
+            f"{where}: ort_training has the graphs {', '.join(sorted(info.graphs))}, expected "
+            f"{', '.join(sorted(wanted))}. Make them again: edgepeft-export ort-training."
+        )
+    for file in (*info.graphs.values(), info.checkpoint):
+        if file not in manifest.files:
+            raise BundleError(f"{where}: ort_training is in {file[:200]!r}, which is not a listed file.")
 
 
 def _takes(port: Port, shape: list[int]) -> bool:

@@ -14,7 +14,7 @@ from edgepeft.adapters import Adapters, Loaded
 from edgepeft.bundle import Bundle
 from edgepeft.data import Data, Dataset, Row, collate, open_dataset
 from edgepeft.engines.base import Batch, Engine, weighted_mean
-from edgepeft.engines.stock import StockEngine
+from edgepeft.engines.choice import open_engine
 from edgepeft.errors import ArgumentError, DataError
 from edgepeft.labels import listed
 from edgepeft.limits import MAX_THREADS
@@ -445,7 +445,7 @@ def _check_batch_size(batch_size: int) -> None:
 def load(
     bundle: Bundle | str | os.PathLike[str],
     adapter: Adapter | str | os.PathLike[str] | None = None,
-    engine: Literal["auto", "stock"] = "auto",
+    engine: Literal["auto", "stock", "ort-training"] = "auto",
     threads: int | None = None,
 ) -> Model:
     """Loads a bundle for use.
@@ -453,16 +453,16 @@ def load(
     Args:
         bundle: An open bundle, or its folder.
         adapter: The adapter to start with, or its folder; by default the bundle's own, which changes nothing.
-        engine: "auto" takes the best that is installed; "stock" is the plain onnxruntime package.
+        engine: "stock" is the plain onnxruntime package, "ort-training" is onnxruntime-training; "auto" takes the one
+            that is installed.
         threads: Threads that one call computes with; by default one a physical core.
 
     Raises:
         BundleError: The bundle is not whole.
         AdapterError: The adapter is malformed, or not made for this bundle.
         ArgumentError: No such engine, or a number of threads that makes no sense.
+        EngineError: The engine cannot run here: another package is installed, or the bundle lacks what it takes.
     """
-    if engine not in ("auto", "stock"):
-        raise ArgumentError(f"unknown engine {engine!r}; expected 'auto' or 'stock'.")
     if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
         raise ArgumentError(f"threads is {threads}; expected 1 to {MAX_THREADS}.")
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
@@ -470,4 +470,4 @@ def load(
         adapter = opened.initial_adapter()
     elif not isinstance(adapter, Adapter):
         adapter = Adapter.load(adapter)
-    return Model(opened, StockEngine(opened, threads), adapter)
+    return Model(opened, open_engine(opened, engine, threads), adapter)

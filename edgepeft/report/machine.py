@@ -5,6 +5,7 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
+from edgepeft import ort_package
 from edgepeft.limits import GiB
 
 _CPU_INFO = Path("/proc/cpuinfo")
@@ -12,7 +13,7 @@ _CPU_INFO = Path("/proc/cpuinfo")
 #: Lines of /proc/cpuinfo that name the processor or the board: x86 has the first, ARM boards often the others.
 _CPU_KEYS = ("model name", "Model", "Hardware")
 
-_PACKAGES = ("edgepeft", "onnxruntime", "numpy")
+_PACKAGES = ("edgepeft", "numpy")
 
 
 def machine() -> dict[str, str]:
@@ -29,7 +30,9 @@ def machine() -> dict[str, str]:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that compute, by name."""
-    return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
+    package = ort_package.installed()
+    found = {name: version(name) for name in _PACKAGES}
+    return {"python": platform.python_version()} | found | {package.name: package.version}
 
 
 def cpu_model(cpu_info: str) -> str | None:
