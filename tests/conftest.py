@@ -25,7 +25,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def handmade() -> Path:
     """Folder of the bundles that tools/make_handmade_bundle.py wrote: they need no export."""
-    return Path(__file__).parent / "data" / "handmade"
+    return Path(os.environ.get("HM") or Path(__file__).parent / "data" / "handmade")
 
 
 @pytest.fixture(scope="session")

@@ -112,5 +112,8 @@ class _Training:
             raise EngineError(
                 f"graph {names.TRAIN!r}: onnxruntime-training refused the batch: {reason(error)}"
             ) from error
-        outputs = {names.gradient(name): wrap(self._state.parameters[name].grad) for name in adapter}
+        # What the package gives is its own buffer, which the next batch is computed in.
+        outputs = {
+            names.gradient(name): wrap(np.array(self._state.parameters[name].grad)) for name in adapter
+        }
         return outputs | {names.LOSS: loss, names.WEIGHT: weight}

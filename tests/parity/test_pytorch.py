@@ -1,12 +1,14 @@
-"""The bundle against PyTorch: loss, every gradient, outputs and training, on shapes other than the example's."""
+"""The bundle on both engines against PyTorch: loss, every gradient, outputs, training, on other shapes than exported."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from remote_engine import PYTHON, RemoteEngine
 from small_models import RECIPES, image_batch, text_batch, without_types
 from torch import Tensor
 
@@ -14,7 +16,7 @@ import edgepeft
 from edgepeft import names
 from edgepeft.bundle import Bundle
 from edgepeft.data import collate, rows_of_step
-from edgepeft.engines.base import StepSettings, TrainState
+from edgepeft.engines.base import Engine, StepResult, StepSettings, TrainState
 from edgepeft.engines.stock import StockEngine
 from edgepeft_export.attach import attach
 from edgepeft_export.losses import as_loss
@@ -58,13 +60,13 @@ BATCHES = {
 class Pair:
     """A small model in PyTorch and as a bundle, with the same adapter, moved off its start."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, engine: Engine) -> None:
         recipe = RECIPES[folder.name]()
         self.attached = attach(recipe["model"], recipe["adapter"], 0)
         self.attached.model.eval()
         self.step = StepModule(self.attached.model, as_loss(recipe["loss"]), ("labels",))
         self.bundle = Bundle.open(folder)
-        self.engine = StockEngine(self.bundle, threads=2)
+        self.engine = engine
         named = dict(self.attached.model.named_parameters())
         self.parameters = {name: named[parameter] for parameter, name in self.attached.names.items()}
         torch.manual_seed(5)
@@ -83,9 +85,55 @@ class Pair:
         return {name: value.detach() for name, value in outputs.items()}
 
 
+def open_engine(kind: str, folder: Path) -> Engine:
+    """An engine on a bundle; that of onnxruntime-training is in another process."""
+    if kind == "stock":
+        return StockEngine(Bundle.open(folder), threads=2)
+    if PYTHON not in os.environ:
+        pytest.skip(f"{PYTHON} names no Python that has onnxruntime-training; make test does")
+    return RemoteEngine(folder)
+
+
+class Engines:
+    """Opens engines, and closes those that are processes."""
+
+    def __init__(self, bundles: Path) -> None:
+        self.bundles = bundles
+        self._open: list[Engine] = []
+
+    def engine(self, kind: str, name: str) -> Engine:
+        self._open.append(open_engine(kind, self.bundles / name))
+        return self._open[-1]
+
+    def pair(self, kind: str, name: str) -> Pair:
+        return Pair(self.bundles / name, self.engine(kind, name))
+
+    def model(self, kind: str, name: str) -> edgepeft.Model:
+        bundle = Bundle.open(self.bundles / name)
+        return edgepeft.Model(bundle, self.engine(kind, name), bundle.initial_adapter())
+
+    def close(self) -> None:
+        for engine in self._open:
+            if isinstance(engine, RemoteEngine):
+                engine.close()
+
+
+@pytest.fixture
+def engines(bundles: Path) -> Iterator[Engines]:
+    opened = Engines(bundles)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(params=["stock", "ort-training"])
+def kind(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
+    return found
+
+
 @pytest.fixture(params=sorted(BATCHES))
-def pair(request: pytest.FixtureRequest, bundles: Path) -> Pair:
-    return Pair(bundles / request.param)
+def pair(request: pytest.FixtureRequest, engines: Engines, kind: str) -> Pair:
+    return engines.pair(kind, request.param)
 
 
 def data(batch: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
@@ -154,17 +202,17 @@ TRAININGS = {
 }
 
 
-@pytest.mark.parametrize("recipe", TRAININGS)
-def test_fifty_steps_of_the_trainer(bundles: Path, recipe: str) -> None:
-    """Schedules, accumulation, clipping and both optimizers: the loss stays within 1e-4 of PyTorch's own."""
+def training(recipe: str) -> tuple[edgepeft.TrainingArguments, dict[str, Tensor], list[dict[str, np.ndarray]]]:
+    """Settings, nine rows as one batch, and the same as rows."""
     settings = edgepeft.TrainingArguments(
         **({"learning_rate": 1e-2, "batch_size": 2, "max_steps": STEPS, "seed": 4} | TRAININGS[recipe])
     )
     whole = text_batch(9, 20, seed=6)
-    rows = [{name: value[row].numpy() for name, value in whole.items()} for row in range(9)]
-    result = edgepeft.Trainer(edgepeft.load(bundles / "tiny-llama"), settings).fit(rows)
+    return settings, whole, [{name: value[row].numpy() for name, value in whole.items()} for row in range(9)]
 
-    pair = Pair(bundles / "tiny-llama")
+
+def pytorch_losses(pair: Pair, settings: edgepeft.TrainingArguments, whole: dict[str, Tensor]) -> list[float]:
+    """The loss of each step, as PyTorch and transformers train from the bundle's own adapter."""
     initial = pair.bundle.initial_adapter().tensors
     with torch.no_grad():
         for name, parameter in pair.parameters.items():
@@ -184,19 +232,60 @@ def test_fifty_steps_of_the_trainer(bundles: Path, recipe: str) -> None:
     scheduler = transformers.get_scheduler(
         "constant_with_warmup" if name == "constant" else name, optimizer, settings.warmup_steps, STEPS
     )
+    losses = []
+    rows = len(whole["input_ids"])
     for step in range(1, STEPS + 1):
-        picked = [index for pick in rows_of_step(step, len(rows), settings) for index in pick]
-        loss = float(pair.backward({name: value[picked] for name, value in whole.items()})["loss"])
+        picked = [index for pick in rows_of_step(step, rows, settings) for index in pick]
+        losses.append(float(pair.backward({name: value[picked] for name, value in whole.items()})["loss"]))
         torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
         optimizer.step()
         scheduler.step()
-        assert abs(result.losses[step - 1] - loss) <= MAX_DRIFT, f"step {step}"
-    assert abs(result.losses[-1] - result.losses[0]) > 10 * MAX_DRIFT
+    return losses
 
 
-def test_accumulation_weighs_tokens(bundles: Path) -> None:
+@pytest.mark.parametrize("recipe", TRAININGS)
+def test_fifty_steps_of_the_trainer(engines: Engines, kind: str, recipe: str) -> None:
+    """Schedules, accumulation, clipping and both optimizers: the loss stays within 1e-4 of PyTorch's own."""
+    settings, whole, rows = training(recipe)
+    model = engines.model(kind, "tiny-llama")
+    losses = edgepeft.Trainer(model, settings).fit(rows).losses
+    expected = pytorch_losses(engines.pair("stock", "tiny-llama"), settings, whole)
+    assert np.abs(np.subtract(losses, expected)).max() <= MAX_DRIFT
+    assert abs(losses[-1] - losses[0]) > 10 * MAX_DRIFT
+
+
+class StopAt(edgepeft.Callback):
+    """Ends a run in its middle."""
+
+    def __init__(self, trainer: edgepeft.Trainer, step: int) -> None:
+        self._trainer, self._step = trainer, step
+
+    def on_step_end(self, step: int, result: StepResult) -> None:
+        del result
+        if step == self._step:
+            self._trainer.stop()
+
+
+@pytest.mark.parametrize("recipe", TRAININGS)
+@pytest.mark.parametrize("order", [("stock", "ort-training"), ("ort-training", "stock")])
+def test_a_run_goes_on_on_the_other_engine(
+    engines: Engines, tmp_path: Path, order: tuple[str, str], recipe: str
+) -> None:
+    """25 steps on one, a checkpoint, 25 on the other: the loss stays within 1e-4 of 50 steps of PyTorch."""
+    settings, whole, rows = training(recipe)
+    first, second = (engines.model(kind, "tiny-llama") for kind in order)
+    trainer = edgepeft.Trainer(first, settings)
+    begun = trainer.fit(rows, callbacks=[StopAt(trainer, STEPS // 2)], checkpoint_dir=tmp_path)
+    assert (begun.steps, first.engine.name) == (STEPS // 2, order[0])
+    done = edgepeft.Trainer(second, settings).fit(rows, checkpoint_dir=tmp_path, resume=True)
+    assert (done.steps, second.engine.name) == (STEPS, order[1])
+    expected = pytorch_losses(engines.pair("stock", "tiny-llama"), settings, whole)
+    assert np.abs(np.subtract(done.losses, expected)).max() <= MAX_DRIFT
+
+
+def test_accumulation_weighs_tokens(engines: Engines, kind: str) -> None:
     """Four batches of two unequal rows give the update that one batch of eight gives in PyTorch."""
-    pair = Pair(bundles / "tiny-llama")
+    pair = engines.pair(kind, "tiny-llama")
     whole = text_batch(8, 24, seed=9)
     for row in range(8):
         whole["attention_mask"][row, 5 + 2 * row :] = 0
@@ -211,9 +300,9 @@ def test_accumulation_weighs_tokens(bundles: Path) -> None:
         assert relative_error(mean * 10, pair.parameters[name].grad.numpy()) <= MAX_ERROR, name
 
 
-def test_four_batches_of_two_are_one_of_eight(bundles: Path) -> None:
+def test_four_batches_of_two_are_one_of_eight(engines: Engines, kind: str) -> None:
     """Rows of unequal length, each batch padded to its own longest: PyTorch's gradient of all eight, to 1e-5."""
-    pair = Pair(bundles / "tiny-llama")
+    pair = engines.pair(kind, "tiny-llama")
     whole = text_batch(8, 24, seed=9)
     lengths = [5, 24, 3, 11, 8, 17, 2, 9]
     rows = [

@@ -69,7 +69,7 @@ def run(python: Path, script: Path, *arguments: Path) -> None:
 
 def _runtime_requirements() -> list[str]:
     """What edgepeft itself takes, without the extras."""
-    return [line for line in metadata.requires("edgepeft") or () if "extra ==" not in line and not line.startswith("onnxruntime")]
+    return [line for line in metadata.requires("edgepeft") or () if "extra ==" not in line]
 
 
 def _last_line(text: str) -> str:

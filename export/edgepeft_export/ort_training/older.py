@@ -83,6 +83,8 @@ def _lower(model: ir.Model) -> None:
         rewrite = _REWRITES.get(node.op_type) if node.domain == "" else None
         if rewrite is not None:
             rewrite(node)
+    # The release's shape inference reads constants in this form only.
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     for value in list(graph.initializers.values()):
         if isinstance(value.const_value, ir.ExternalTensor):
             assert value.name is not None
