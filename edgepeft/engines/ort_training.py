@@ -20,6 +20,7 @@ from edgepeft.engines.sessions import SessionEngine, Values, data_value, reason,
 from edgepeft.errors import EngineError
 from edgepeft.manifest import OrtTrainingInfo
 from edgepeft.onnx_external import check_self_contained
+from edgepeft.tensors import Array
 
 
 class OrtTrainingEngine(SessionEngine):
@@ -35,6 +36,18 @@ class OrtTrainingEngine(SessionEngine):
         self._info = info
         self._training: _Training | None = None
         self._training_lock = threading.Lock()
+
+    def run(self, graph: str, batch: Batch, adapter: Values) -> dict[str, Array]:
+        """Runs a graph and gives its outputs as arrays.
+
+        Raises:
+            EngineError: An input is missing, or of the wrong type or shape.
+        """
+        if graph != names.TRAIN:
+            return super().run(graph, batch, adapter)
+        outputs = self.call_on(graph, batch, adapter)
+        # A gradient is an array of ours, which lives as long as the value that wraps it.
+        return {name: np.array(value.numpy()) for name, value in outputs.items()}
 
     def call_on(self, graph: str, batch: Batch, adapter: Values) -> dict[str, ort.OrtValue]:
         """Like `run`, with the outputs left where ONNX Runtime has them."""
