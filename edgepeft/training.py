@@ -153,17 +153,28 @@ class Trainer:
             for callback in callbacks:
                 stack.callback(callback.close)
             self._check_needs(eval_data, checkpoint_dir, resume=resume)
+            adapter = self.model.adapter  # whatever the model uses meanwhile, this is the one that is trained
             most = self.arguments.max_length
-            rows = self.model.open_data(train_data, most)
+            rows = self.model.open_data(train_data, most, adapter=adapter)
             if self.arguments.group_by_length and not rows.varies:
                 raise ArgumentError("group_by_length is for rows that have a length; this model's have none.")
-            held_out = None if eval_data is None else self.model.open_data(eval_data, most)
+            held_out = None if eval_data is None else self.model.open_data(eval_data, most, adapter=adapter)
             for callback in callbacks:
                 callback.on_data(rows, held_out)
             path = None if checkpoint_dir is None else Path(checkpoint_dir) / CHECKPOINT
-            run, history, state = self._start(rows, held_out, path if resume else None)
+            run, history, state = self._start(adapter, rows, held_out, path if resume else None)
             loop = _Loop(
-                self.model, self.arguments, rows, held_out, callbacks, path, run, history, state, self._stop
+                self.model,
+                adapter,
+                self.arguments,
+                rows,
+                held_out,
+                callbacks,
+                path,
+                run,
+                history,
+                state,
+                self._stop,
             )
             stack.enter_context(signals.first_calls(self.stop, self.model.engine.break_off))
             result = loop.run_to_end(started)
@@ -192,9 +203,9 @@ class Trainer:
             self.model.bundle.manifest.graph(graph)
 
     def _start(
-        self, rows: Dataset, held_out: Dataset | None, path: Path | None
+        self, adapter: Adapter, rows: Dataset, held_out: Dataset | None, path: Path | None
     ) -> tuple[checkpoint.Run, checkpoint.History, TrainState]:
-        """The run's beginning: from the model's adapter, or where the checkpoint at `path` left it."""
+        """The run's beginning: from an adapter, or where the checkpoint at `path` left it."""
         manifest = self.model.bundle.manifest
         arguments = {
             name: None if value == math.inf else value  # JSON has no infinity
@@ -212,7 +223,7 @@ class Trainer:
             run, history, state = checkpoint.load(path, manifest.adapter_shapes)
             _check_same(run, fresh, path)
             return msgspec.structs.replace(run, held_out=run.held_out or fresh.held_out), history, state
-        state = TrainState.fresh(self.arguments.optimizer, self.model.adapter.tensors)
+        state = TrainState.fresh(self.arguments.optimizer, adapter.tensors)
         return fresh, checkpoint.History([], [], None), state
 
 
@@ -246,6 +257,7 @@ class _Loop:
     def __init__(
         self,
         model: Model,
+        adapter: Adapter,
         arguments: TrainingArguments,
         rows: Dataset,
         held_out: Dataset | None,
@@ -258,6 +270,7 @@ class _Loop:
     ) -> None:
         self._stop = stop
         self._model = model
+        self._adapter = adapter
         self._arguments = arguments
         self._rows = rows
         self._total = total_steps(len(rows), arguments)
@@ -392,7 +405,7 @@ class _Loop:
         known = self._rows.truncated_rows
         tensors = best if best is not None else self._state().adapter
         return TrainingResult(
-            adapter=dataclasses.replace(self._model.adapter, tensors=tensors, base_id=self._run.base_id),
+            adapter=dataclasses.replace(self._adapter, tensors=tensors, base_id=self._run.base_id),
             losses=self._history.losses,
             evaluation_losses=self._history.evaluation_losses,
             steps=self._step,

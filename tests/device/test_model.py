@@ -197,11 +197,28 @@ def test_data_of_other_classes(handmade: Path) -> None:
     rows = model.open_data({"x": np.eye(3, dtype=np.float32), "labels": np.arange(3)})
     assert model.evaluate(rows)["rows"] == 3
     other = model.adapter.with_labels(["run", "still"])
-    for call in (model.evaluate, lambda data, adapter: list(model.classify(data, adapter=adapter))):
-        with pytest.raises(
-            ArgumentError, match="opened for the classes still, walk, run; the adapter has run, still"
-        ):
-            call(rows, adapter=other)
+    with pytest.raises(
+        ArgumentError, match="opened for the classes still, walk, run; the adapter has run, still"
+    ):
+        model.evaluate(rows, adapter=other)
+
+
+def test_rows_whose_labels_are_not_read(handmade: Path) -> None:
+    """To say what a row is takes no label of it: the classes are those of the adapter that is asked."""
+    model = edgepeft.load(handmade / "sensor")
+    other = model.adapter.with_labels(["run", "still"])
+    columns = {"x": np.eye(3, dtype=np.float32), "labels": np.arange(3)}
+    for rows in (model.open_data(columns), model.open_data({"x": columns["x"]}, graph="infer")):
+        assert {row.label for row in model.classify(rows, adapter=other)} <= {"run", "still"}
+
+
+def test_data_is_opened_for_an_adapter(handmade: Path) -> None:
+    """Names are numbered as the adapter that is named has them, not the one in use."""
+    model = edgepeft.load(handmade / "sensor")
+    model.add_adapter("mine", model.adapter.with_labels(["run", "still"]))
+    rows = model.open_data([{"x": np.zeros(3), "label": "run"}], adapter="mine")
+    assert rows.classes == ["run", "still"]
+    assert model.evaluate(rows, adapter="mine")["rows"] == 1
 
 
 def test_what_is_printed_is_short(handmade: Path) -> None:
