@@ -10,6 +10,10 @@ from edgepeft.errors import ArgumentError, EngineError
 from edgepeft.limits import MAX_NEW_TOKENS
 from edgepeft.tensors import Array
 
+#: Least and most that a repetition penalty may be: far beyond what is of use, and far from an overflow.
+MIN_REPETITION_PENALTY = 0.01
+MAX_REPETITION_PENALTY = 100.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -46,8 +50,11 @@ class Sampling:
             raise ArgumentError(f"top_k is {self.top_k}; expected 1 or more.")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ArgumentError(f"top_p is {self.top_p}; expected more than 0 and at most 1.")
-        if not 0 < self.repetition_penalty < math.inf:
-            raise ArgumentError(f"repetition_penalty is {self.repetition_penalty}; expected more than 0.")
+        if not MIN_REPETITION_PENALTY <= self.repetition_penalty <= MAX_REPETITION_PENALTY:
+            raise ArgumentError(
+                f"repetition_penalty is {self.repetition_penalty}; expected {MIN_REPETITION_PENALTY} to "
+                f"{MAX_REPETITION_PENALTY}."
+            )
         if self.seed < 0:
             raise ArgumentError(f"seed is {self.seed}; expected 0 or more.")
 

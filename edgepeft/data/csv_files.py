@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from edgepeft import names
 from edgepeft.data.contract import Record
+from edgepeft.data.encode import written_label
 from edgepeft.data.lines import Lines, Place
 from edgepeft.errors import DataError
 from edgepeft.limits import MAX_LINE_BYTES
@@ -140,8 +141,4 @@ def _number(name: str, text: str) -> float:
 
 def _label(text: str, classes: Sequence[str] | None) -> str | int | float:
     """A class by its name or its number; or, of a model without classes, a number."""
-    if classes is None:
-        return _number("label", text)
-    if text in classes or not (text.isascii() and text.isdigit()):
-        return text
-    return int(text[:20])
+    return _number("label", text) if classes is None else written_label(text, classes)

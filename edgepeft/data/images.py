@@ -14,7 +14,7 @@ import numpy as np
 from edgepeft import limits
 from edgepeft.data import files
 from edgepeft.data.contract import Record
-from edgepeft.data.encode import class_index
+from edgepeft.data.encode import class_index, written_label
 from edgepeft.errors import DataError, EdgepeftError
 from edgepeft.manifest import ImageInfo
 from edgepeft.tensors import Array
@@ -95,10 +95,8 @@ def _class_folders(folder: Path, classes: Sequence[str]) -> Iterator[tuple[Path,
                 raise DataError(
                     f"{entry.path}: expected only folders here, one a class, with its images in it."
                 )
-        name = entry.name
         try:
-            number = name.isascii() and name.isdigit() and name not in classes
-            yield Path(entry.path), class_index(int(name[:20]) if number else name, classes)
+            yield Path(entry.path), class_index(written_label(entry.name, classes), classes)
         except DataError as error:
             raise DataError(f"{entry.path}: {error} A folder is named after its class.") from error
 

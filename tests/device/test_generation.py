@@ -72,6 +72,8 @@ def _chooser(seed: int):
         {"top_p": 1.1},
         {"top_p": math.nan},
         {"repetition_penalty": 0.0},
+        {"repetition_penalty": 1e-46},
+        {"repetition_penalty": 1e40},
         {"repetition_penalty": math.nan},
         {"seed": -1},
     ],
