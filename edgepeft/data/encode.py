@@ -83,6 +83,15 @@ class Encoder:
         if form is not None:
             form.check(record, self)
 
+    def reads(self, keys: Iterable[str]) -> list[str]:
+        """Of a record's keys, those that it is made a row of.
+
+        Raises:
+            DataError: The record is of no use.
+        """
+        whole = self._form(keys) is not None
+        return [key for key in keys if whole or key in self._wanted or key == "label"]
+
     def encode(self, record: Any) -> Encoded:
         """The row of a record.
 
@@ -122,8 +131,8 @@ class Encoder:
             raise DataError(f"expected a mapping of names to values, got {type(record).__name__}.")
         return record
 
-    def _form(self, record: Record) -> "_Form | None":
-        """How a record of text is read; `None` for one of arrays."""
+    def _form(self, record: Iterable[str]) -> "_Form | None":
+        """How a record of text, or one of such keys, is read; `None` for one of arrays."""
         keys = frozenset(record)
         if keys in self._forms:
             return self._forms[keys]
