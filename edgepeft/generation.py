@@ -122,15 +122,17 @@ def pieces(
 
     Args:
         tokens: The answer's tokens.
-        decode: The text of all tokens so far.
+        decode: The text of some tokens in a row.
         stop: Texts that end the answer, and are not part of it.
     """
-    ids: list[int] = []
+    ids: list[int] = []  # those that are decoded again: the last whole characters, and what came after them
+    context = known = 0  # how many tokens and characters of these are in the text already
+    before = text = ""
     told = 0
-    text = ""
     for token in tokens:
         ids.append(token)
-        text = decode(ids)
+        decoded = decode(ids)
+        text = before + decoded[known:]
         ends = [place for place in map(text.find, stop) if place >= 0]
         if ends:
             text = text[: min(ends)]
@@ -139,6 +141,11 @@ def pieces(
         if sure > told:
             yield text[told:sure]
             told = sure
+        if len(decoded) > known and not decoded.endswith(_INCOMPLETE):
+            before, told = text[told:], 0
+            ids = ids[context:]  # some decoders write a token otherwise where none is before it
+            context, known = len(ids), len(decode(ids))
+            text = before
     if len(text) > told:
         yield text[told:]
 
@@ -149,11 +156,17 @@ _INCOMPLETE = "\ufffd"
 
 def _unsure(text: str, stop: Sequence[str]) -> int:
     """How many characters at the end may still change, or may begin a text that ends the answer."""
-    incomplete = len(text) - len(text.rstrip(_INCOMPLETE))
-    begins = (
+    whole = text.rstrip(_INCOMPLETE)
+    half = len(text) - len(whole)  # may become what goes on with a text that is begun before it
+    return max(_begun(text, stop), half + _begun(whole, stop))
+
+
+def _begun(text: str, stop: Sequence[str]) -> int:
+    """How many characters at the end are the longest start of a text that ends the answer."""
+    sizes = (
         size
         for each in stop
         for size in range(1, min(len(each), len(text) + 1))
         if text.endswith(each[:size])
     )
-    return max(incomplete, *begins, 0)
+    return max(sizes, default=0)
