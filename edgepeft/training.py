@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -51,7 +51,7 @@ class TrainingResult:
     """
 
     adapter: Adapter
-    losses: list[float] = field(repr=False)
+    losses: list[float]
     evaluation_losses: list[tuple[int, float]]
     steps: int
     seconds: float
@@ -60,6 +60,13 @@ class TrainingResult:
     peak_memory_bytes: int
     stop_reason: StopReason
     truncated_rows: int
+
+    def __repr__(self) -> str:
+        """The outcome: the losses of all steps and evaluations are too long to read."""
+        held_out = [loss for _, loss in self.evaluation_losses]
+        told = {"loss": self.losses, "held-out loss": held_out}
+        losses = "".join(f", {name} {kept[0]:.4g} to {kept[-1]:.4g}" for name, kept in told.items() if kept)
+        return f"<TrainingResult {self.stop_reason} after {self.steps} steps{losses}, {self.adapter!r}>"
 
     @property
     def seconds_per_step(self) -> float:  # noqa: D102 - among the attributes above

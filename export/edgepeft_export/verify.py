@@ -57,6 +57,11 @@ class Report:
 
     rows: tuple[Row, ...]
 
+    def __repr__(self) -> str:
+        """How many comparisons there are; `table` has them."""
+        failed = sum(not row.passed for row in self.rows)
+        return f"<Report of {len(self.rows)} comparisons, {failed} failed>"
+
     @property
     def passed(self) -> bool:
         """Whether every row is within its limit."""

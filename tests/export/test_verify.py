@@ -44,3 +44,4 @@ def test_biases_alone(tmp_path: Path) -> None:
         model, text_batch(classes=3), loss="cross_entropy", adapter=None, output=tmp_path / "bundle"
     )
     assert report.passed
+    assert repr(report) == f"<Report of {len(report.rows)} comparisons, 0 failed>"
