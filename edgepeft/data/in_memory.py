@@ -58,11 +58,11 @@ class Rows:
         """SHA-256 of all rows, as far as they are read."""
         digest = hashlib.sha256()
         for index in range(len(self)):
-            row = self._row(index)
+            row, where = self._row(index), f"row {index + 1}"
             try:
                 read = {name: row[name] for name in self._reads(row)} if isinstance(row, Mapping) else row
             except DataError as error:
-                raise DataError(f"row {index + 1}: {error}") from error
+                raise DataError(f"{where}: {error}") from error
             _feed(digest, read)
         return digest.hexdigest()
 
