@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -51,7 +51,7 @@ class TrainingResult:
     """
 
     adapter: Adapter
-    losses: list[float] = field(repr=False)
+    losses: list[float]
     evaluation_losses: list[tuple[int, float]]
     steps: int
     seconds: float
@@ -60,6 +60,13 @@ class TrainingResult:
     peak_memory_bytes: int
     stop_reason: StopReason
     truncated_rows: int
+
+    def __repr__(self) -> str:
+        """The outcome: the losses of all steps and evaluations are too long to read."""
+        held_out = [loss for _, loss in self.evaluation_losses]
+        told = {"loss": self.losses, "held-out loss": held_out}
+        losses = "".join(f", {name} {kept[0]:.4g} to {kept[-1]:.4g}" for name, kept in told.items() if kept)
+        return f"<TrainingResult {self.stop_reason} after {self.steps} steps{losses}, {self.adapter!r}>"
 
     @property
     def seconds_per_step(self) -> float:  # noqa: D102 - among the attributes above
@@ -155,16 +162,27 @@ class Trainer:
                 stack.callback(callback.close)
             path = None if checkpoint_dir is None else Path(checkpoint_dir) / CHECKPOINT
             self._check_needs(eval_data, path, resume=resume)
+            adapter = self.model.adapter  # whatever the model uses meanwhile, this is the one that is trained
             most = self.arguments.max_length
-            rows = self.model.open_data(train_data, most)
+            rows = self.model.open_data(train_data, most, adapter=adapter)
             if self.arguments.group_by_length and not rows.varies:
                 raise ArgumentError("group_by_length is for rows that have a length; this model's have none.")
-            held_out = None if eval_data is None else self.model.open_data(eval_data, most)
+            held_out = None if eval_data is None else self.model.open_data(eval_data, most, adapter=adapter)
             for callback in callbacks:
                 callback.on_data(rows, held_out)
-            run, history, state = self._start(rows, held_out, path)
+            run, history, state = self._start(adapter, rows, held_out, path)
             loop = _Loop(
-                self.model, self.arguments, rows, held_out, callbacks, path, run, history, state, self._stop
+                self.model,
+                adapter,
+                self.arguments,
+                rows,
+                held_out,
+                callbacks,
+                path,
+                run,
+                history,
+                state,
+                self._stop,
             )
             stack.enter_context(signals.first_calls(self.stop, self.model.engine.break_off))
             result = loop.run_to_end(started)
@@ -196,9 +214,9 @@ class Trainer:
             self.model.bundle.manifest.graph(graph)
 
     def _start(
-        self, rows: Dataset, held_out: Dataset | None, path: Path | None
+        self, adapter: Adapter, rows: Dataset, held_out: Dataset | None, path: Path | None
     ) -> tuple[checkpoint.Run, checkpoint.History, TrainState]:
-        """The run's beginning: from the model's adapter, or where the checkpoint at `path` left it."""
+        """The run's beginning: from an adapter, or where the checkpoint at `path` left it."""
         manifest = self.model.bundle.manifest
         arguments = {
             name: None if value == math.inf else value  # JSON has no infinity
@@ -216,7 +234,7 @@ class Trainer:
             run, history, state = checkpoint.load(path, manifest.adapter_shapes)
             _check_same(run, fresh, path)
             return msgspec.structs.replace(run, held_out=run.held_out or fresh.held_out), history, state
-        state = TrainState.fresh(self.arguments.optimizer, self.model.adapter.tensors)
+        state = TrainState.fresh(self.arguments.optimizer, adapter.tensors)
         return fresh, checkpoint.History([], [], None), state
 
 
@@ -250,6 +268,7 @@ class _Loop:
     def __init__(
         self,
         model: Model,
+        adapter: Adapter,
         arguments: TrainingArguments,
         rows: Dataset,
         held_out: Dataset | None,
@@ -262,6 +281,7 @@ class _Loop:
     ) -> None:
         self._stop = stop
         self._model = model
+        self._adapter = adapter
         self._arguments = arguments
         self._rows = rows
         self._total = total_steps(len(rows), arguments)
@@ -396,7 +416,7 @@ class _Loop:
         known = self._rows.truncated_rows
         tensors = best if best is not None else self._state().adapter
         return TrainingResult(
-            adapter=dataclasses.replace(self._model.adapter, tensors=tensors, base_id=self._run.base_id),
+            adapter=dataclasses.replace(self._adapter, tensors=tensors, base_id=self._run.base_id),
             losses=self._history.losses,
             evaluation_losses=self._history.evaluation_losses,
             steps=self._step,

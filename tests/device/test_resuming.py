@@ -264,3 +264,20 @@ def test_resume_without_a_checkpoint_starts_afresh(bundles: Path, rows: Rows, tm
         rows, checkpoint_dir=tmp_path, resume=True
     )
     assert result.steps == 8
+
+
+def test_settings_of_numpy_are_plain_values(handmade: Path, tmp_path: Path) -> None:
+    """A checkpoint holds them, and a run with Python's own resumes from it."""
+    model = edgepeft.load(handmade / "chat")
+    plain = {"optimizer": "sgd", "group_by_length": True, "max_steps": 2, "learning_rate": 0.25}
+    settings = {
+        "optimizer": np.str_("sgd"),
+        "group_by_length": np.True_,
+        "max_steps": np.int64(2),
+        "learning_rate": np.float32(0.25),
+    }
+    rows = [{"text": "who is it?"}]
+    for given in (settings, plain):
+        trainer = edgepeft.Trainer(model, edgepeft.TrainingArguments(**given))
+        assert trainer.fit(rows, checkpoint_dir=tmp_path, resume=True).steps == 2
+    assert trainer.arguments == edgepeft.TrainingArguments(**settings)
