@@ -465,7 +465,7 @@ def load(
         adapter: The adapter to start with, or its folder; by default the bundle's own, which changes nothing.
         engine: "stock" is the plain onnxruntime package, "ort-training" is onnxruntime-training; "auto" takes the one
             that is installed.
-        threads: Threads that one call computes with; by default one a physical core.
+        threads: Threads that one call computes with; by default one a physical core that the process may use.
 
     Raises:
         BundleError: The bundle is not whole.

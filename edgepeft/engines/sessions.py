@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnxruntime as ort
 
-from edgepeft import arrays, names
+from edgepeft import arrays, board, names
 from edgepeft.bundle import Bundle
 from edgepeft.engines.base import Batch, StepResult, StepSettings, TrainState, weighted_mean
 from edgepeft.errors import EngineError, NonFiniteLossError
@@ -35,7 +35,8 @@ class SessionEngine(abc.ABC):
     def __init__(self, bundle: Bundle, threads: int | None) -> None:
         _share_arena()
         self._bundle = bundle
-        self._threads = threads
+        # ONNX Runtime's own choice heeds neither what the process is bound to nor its share of time.
+        self._threads = board.usable_cores() if threads is None else threads
         self._weights = {name: wrap(array) for name, array in bundle.weights.items()}
         self._sessions: dict[str, ort.InferenceSession] = {}
         self._lock = threading.Lock()
@@ -95,8 +96,7 @@ class SessionEngine(abc.ABC):
         options = ort.SessionOptions()
         options.log_severity_level = _FATAL_ONLY
         options.inter_op_num_threads = 1
-        if self._threads is not None:
-            options.intra_op_num_threads = self._threads
+        options.intra_op_num_threads = self._threads
         # A plan of all buffers ahead, for one shape of batch, takes half as much memory again as buffers that
         # are given back to the arena as soon as they are free, and more time.
         options.enable_mem_pattern = False

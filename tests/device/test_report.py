@@ -17,7 +17,6 @@ from edgepeft import cli, elements, limits, names
 from edgepeft.engines.base import StepResult
 from edgepeft.errors import EngineError, StorageError
 from edgepeft.report import page, samples, summary
-from edgepeft.report.machine import cpu_model
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)> \"'&amp; \u202e"
 
@@ -341,25 +340,6 @@ def test_samples_are_left_out_when_the_end_is_wanted(
     assert "Not asked: the run was asked to stop." in Page(path).text
     assert len(asked) == batches
     assert told[1:] == ["asked 1 of 5 prompts"] * (bundle == "chat")
-
-
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [
-        (
-            "processor\t: 0\nmodel name\t: AMD EPYC\ncores\t: 2\n\nprocessor\t: 1\nmodel name\t: AMD EPYC\n",
-            "AMD EPYC",
-        ),
-        (
-            "processor\t: 0\nBogoMIPS\t: 108.00\n\nModel\t\t: Raspberry Pi 4 Model B Rev 1.4\n",
-            "Raspberry Pi 4 Model B Rev 1.4",
-        ),
-        ("", None),
-    ],
-)
-def test_the_processor_has_a_name(text: str, name: str | None) -> None:
-    """On x86 and on boards alike."""
-    assert cpu_model(text) == name
 
 
 def test_the_default_is_what_the_bundle_recommends(report: Callable[..., Page]) -> None:

@@ -1,0 +1,313 @@
+"""What the machine is and how it is doing, as the kernel's own files tell it.
+
+Every function takes the folder that these files are under, so that a test can make a machine up. What a machine does not
+tell is `None`, and never an error.
+"""
+
+import math
+import os
+import platform
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgepeft.limits import KiB
+
+#: Where the kernel's files are.
+ROOT = Path("/")
+
+#: Instruction sets that matrix products gain from, by what /proc/cpuinfo calls them, on ARM and on x86.
+_ARM_SETS = {"asimd": "asimd", "asimddp": "dotprod", "i8mm": "i8mm", "bf16": "bf16"}
+_X86_SETS = {"avx2": "avx2", "avx512f": "avx512", "avx512_vnni": "vnni", "avx512_bf16": "bf16"}
+
+#: Lines of /proc/cpuinfo that name the processor or the board: x86 has the first, ARM boards often the others.
+_PROCESSOR_KEYS = ("model name", "Model", "Hardware")
+
+#: The firmware's bits for what is so now, as the Raspberry Pi's documentation of `vcgencmd get_throttled` has them; the
+#: same from bit 16 on are for what was so since the board started.
+_THROTTLED_BITS = ("under-voltage", "frequency capped", "throttled", "soft temperature limit")
+
+#: Degrees Celsius that a sensor of a running machine can mean; others stand for one that is not there.
+_PLAUSIBLE = (-40.0, 150.0)
+
+#: What qemu calls the processors and boards that it emulates.
+_EMULATED_NAMES = ("QEMU", "dummy-virt")
+
+#: Architectures of 32 bits whose programs a kernel's processor runs as its own.
+_RUNS_TOO = {"aarch64": ("arm",), "x86_64": ("i386", "i686")}
+
+
+@dataclass(frozen=True)
+class Board:
+    """A machine, as it stays.
+
+    Attributes:
+        model: The board's name, where it has a device tree.
+        processor: The processor's name.
+        architecture: Such as "aarch64".
+        physical_cores: Cores, hyperthreads not counted.
+        usable_cores: Those that this process may use.
+        instruction_sets: Whether each of those that matter is there, by name; empty where the kernel does not say.
+        memory_bytes: All memory.
+        emulated: Whether the processor is emulated, so that times say nothing.
+    """
+
+    model: str | None
+    processor: str | None
+    architecture: str
+    physical_cores: int | None
+    usable_cores: int
+    instruction_sets: dict[str, bool]
+    memory_bytes: int | None
+    emulated: bool
+
+
+@dataclass(frozen=True)
+class Battery:
+    """A battery that the machine can run on.
+
+    Attributes:
+        percent: How full it is.
+        discharging: Whether the machine runs on it now.
+    """
+
+    percent: float
+    discharging: bool
+
+
+@dataclass(frozen=True)
+class Sensors:
+    """A machine, as it is now.
+
+    Attributes:
+        temperature: Of the hottest sensor, in degrees Celsius.
+        throttling: What slows the processor down now, such as "under-voltage"; empty if nothing does, `None` where the
+            board does not say.
+        battery: The battery, where there is one.
+        watts: What the machine takes, where it measures that.
+    """
+
+    temperature: float | None
+    throttling: tuple[str, ...] | None
+    battery: Battery | None
+    watts: float | None
+
+
+def board(root: Path = ROOT) -> Board:
+    """What the machine is."""
+    cpu_info = _text(root / "proc/cpuinfo") or ""
+    model = (_text(root / "proc/device-tree/model") or "").strip("\0 \n") or None
+    processor = cpu_model(cpu_info)
+    total = _memory(root).get("MemTotal")
+    return Board(
+        model=model,
+        processor=processor,
+        architecture=platform.machine(),
+        physical_cores=_cores(root, None),
+        usable_cores=usable_cores(root),
+        instruction_sets=instruction_sets(cpu_info),
+        memory_bytes=total,
+        emulated=_emulated(root, model, processor, platform.machine()),
+    )
+
+
+def sensors(root: Path = ROOT) -> Sensors:
+    """How the machine is doing."""
+    return Sensors(
+        temperature=temperature(root),
+        throttling=throttling(root),
+        battery=battery(root),
+        watts=watts(root),
+    )
+
+
+def cpu_model(cpu_info: str) -> str | None:
+    """The processor's name by the content of /proc/cpuinfo, if that says it."""
+    found = {key: value for line in cpu_info.splitlines() for key, value in [_pair(line)]}
+    return next((found[key] for key in _PROCESSOR_KEYS if found.get(key)), None)
+
+
+def instruction_sets(cpu_info: str) -> dict[str, bool]:
+    """Whether every core has each instruction set that matters, by the content of /proc/cpuinfo."""
+    for key, known in (("Features", _ARM_SETS), ("flags", _X86_SETS)):
+        cores = [
+            value.split() for line in cpu_info.splitlines() for name, value in [_pair(line)] if name == key
+        ]
+        if cores:
+            return {name: all(flag in core for core in cores) for flag, name in known.items()}
+    return {}
+
+
+def usable_cores(root: Path = ROOT, cpus: Iterable[int] | None = None) -> int:
+    """Physical cores that this process may use: what it is bound to, within its control group's share of time.
+
+    Args:
+        root: Where the kernel's files are.
+        cpus: Numbers of the processors that it is bound to; by default what the kernel says.
+    """
+    bound = set(_affinity() if cpus is None else cpus)
+    cores = _cores(root, bound) or len(bound) or 1
+    shares = [share for folder in _groups(root) for share in [_share(folder)] if share is not None]
+    return max(1, min([cores, *(math.ceil(share) for share in shares)]))
+
+
+def available_memory(root: Path = ROOT) -> int | None:
+    """Bytes that can still be taken without swapping, within what the process's control group may have."""
+    rooms = [room for folder in _groups(root) for room in [_room(folder)] if room is not None]
+    available = _memory(root).get("MemAvailable")
+    return min([*rooms, *([] if available is None else [available])], default=None)
+
+
+def temperature(root: Path = ROOT) -> float | None:
+    """Degrees Celsius of the hottest sensor."""
+    read = (_number(path) for path in root.glob("sys/class/thermal/thermal_zone*/temp"))
+    degrees = [value / 1e3 for value in read if value is not None]
+    return max((value for value in degrees if _PLAUSIBLE[0] <= value <= _PLAUSIBLE[1]), default=None)
+
+
+def throttling(root: Path = ROOT) -> tuple[str, ...] | None:
+    """What slows the processor down now; `None` where the board does not say."""
+    for path in root.glob("sys/devices/platform/soc*/*firmware/get_throttled"):
+        try:
+            bits = int((_text(path) or "").strip(), 16)
+        except ValueError:
+            continue
+        return tuple(name for bit, name in enumerate(_THROTTLED_BITS) if bits >> bit & 1)
+    # A kernel without Raspberry Pi's own patches tells of the voltage only.
+    for path in root.glob("sys/class/hwmon/hwmon*/in0_lcrit_alarm"):
+        if (_text(path.parent / "name") or "").strip() == "rpi_volt":
+            return ("under-voltage",) if _number(path) else ()
+    return None
+
+
+def battery(root: Path = ROOT) -> Battery | None:
+    """The machine's battery; the fullest, if there are several."""
+    found = list(_batteries(root))
+    levels = [level for folder in found for level in [_number(folder / "capacity")] if level is not None]
+    if not levels:
+        return None
+    return Battery(max(levels), any(_word(folder / "status") == "Discharging" for folder in found))
+
+
+def watts(root: Path = ROOT) -> float | None:
+    """What the machine takes now: from its battery while it runs on that, else by a meter on the board."""
+    on_battery = [folder for folder in _batteries(root) if _word(folder / "status") == "Discharging"]
+    drawn = [power for folder in on_battery for power in [_power(folder)] if power is not None]
+    if drawn:
+        return math.fsum(drawn)
+    meters = [_number(path) for path in root.glob("sys/class/hwmon/hwmon*/power1_input")]
+    measured = [value / 1e6 for value in meters if value is not None]
+    return math.fsum(measured) if measured else None
+
+
+def _batteries(root: Path) -> Iterator[Path]:
+    """Folders of the batteries that power the machine, not those of its mouse."""
+    for folder in sorted(root.glob("sys/class/power_supply/*")):
+        if _word(folder / "type") == "Battery" and _word(folder / "scope") != "Device":
+            yield folder
+
+
+def _power(supply: Path) -> float | None:
+    """Watts of a power supply: it has either power in microwatts, or current and voltage in millionths."""
+    power = _number(supply / "power_now")
+    if power is not None:
+        return abs(power) / 1e6
+    current, voltage = _number(supply / "current_now"), _number(supply / "voltage_now")
+    return None if current is None or voltage is None else abs(current * voltage) / 1e12
+
+
+def _cores(root: Path, cpus: set[int] | None) -> int | None:
+    """How many cores some processors are, or all that are on; hyperthreads of one core name the same siblings."""
+    found = set()
+    for folder in root.glob("sys/devices/system/cpu/cpu[0-9]*"):
+        siblings = _text(folder / "topology/core_cpus_list") or _text(
+            folder / "topology/thread_siblings_list"
+        )
+        if siblings and (cpus is None or int(folder.name[3:]) in cpus):
+            found.add(siblings.strip())
+    return len(found) or None
+
+
+def _affinity() -> Iterable[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return range(os.cpu_count() or 1)
+
+
+def _groups(root: Path) -> list[Path]:
+    """Folders of the process's control group (version 2) and of those above it: each may set a limit."""
+    for line in (_text(root / "proc/self/cgroup") or "").splitlines():
+        if line.startswith("0::/"):
+            top = root / "sys/fs/cgroup"
+            own = top / line.removeprefix("0::/")
+            return [own, *(folder for folder in own.parents if folder.is_relative_to(top))]
+    return []
+
+
+def _share(group: Path) -> float | None:
+    """How many processors' time a control group may take."""
+    quota, _, period = (_text(group / "cpu.max") or "").partition(" ")
+    try:
+        return int(quota) / int(period)
+    except (ValueError, ZeroDivisionError):
+        return None
+
+
+def _room(group: Path) -> int | None:
+    """Bytes that a control group may still take; the cache of files, which gives way, is not counted as taken."""
+    limit, taken = _number(group / "memory.max"), _number(group / "memory.current")
+    if limit is None or taken is None:
+        return None
+    cache = next(
+        (line.split()[1] for line in (_text(group / "memory.stat") or "").splitlines() if _is_cache(line)),
+        "0",
+    )
+    return max(0, int(limit - taken) + int(cache))
+
+
+def _is_cache(line: str) -> bool:
+    name, _, value = line.partition(" ")
+    return name == "inactive_file" and value.isdecimal()
+
+
+def _memory(root: Path) -> dict[str, int]:
+    """/proc/meminfo in bytes."""
+    found = {}
+    for line in (_text(root / "proc/meminfo") or "").splitlines():
+        key, value = _pair(line)
+        number, _, unit = value.partition(" ")
+        if unit == "kB" and number.isdecimal():
+            found[key] = int(number) * KiB
+    return found
+
+
+def _emulated(root: Path, model: str | None, processor: str | None, architecture: str) -> bool:
+    """Whether qemu's names are there, or the kernel runs on another architecture than this program."""
+    if any(name in told for told in (model, processor) if told for name in _EMULATED_NAMES):
+        return True
+    kernel = _word(root / "proc/sys/kernel/arch")  # of the real one: qemu's user mode gives it as it is
+    return kernel is not None and not architecture.startswith((kernel, *_RUNS_TOO.get(kernel, ())))
+
+
+def _pair(line: str) -> tuple[str, str]:
+    key, _, value = line.partition(":")
+    return key.strip(), value.strip()
+
+
+def _word(path: Path) -> str | None:
+    return (_text(path) or "").strip() or None
+
+
+def _number(path: Path) -> float | None:
+    try:
+        return float((_text(path) or "").strip())
+    except ValueError:
+        return None
+
+
+def _text(path: Path) -> str | None:
+    """A file's content; some of the kernel's cannot be read at times, as when a sensor is asleep."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return None
