@@ -15,13 +15,15 @@ ort_package.keep_torch_out()  # likewise
 from edgepeft.adapter import Adapter
 from edgepeft.arguments import TrainingArguments
 from edgepeft.bundle import Bundle
+from edgepeft.callbacks import Callback, TrainingResult
 from edgepeft.engines.base import StepResult
 from edgepeft.errors import EdgepeftError
+from edgepeft.guest import Guest
 from edgepeft.log import JsonLinesLog
 from edgepeft.model import Model, load
 from edgepeft.prediction import Classification, Regression
 from edgepeft.report import HtmlReport
-from edgepeft.training import Callback, Trainer, TrainingResult
+from edgepeft.training import Trainer
 
 __all__ = [
     "Adapter",
@@ -29,6 +31,7 @@ __all__ = [
     "Callback",
     "Classification",
     "EdgepeftError",
+    "Guest",
     "HtmlReport",
     "JsonLinesLog",
     "Model",

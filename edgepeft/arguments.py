@@ -27,8 +27,8 @@ class TrainingArguments:
         warmup_steps: Updates in which the learning rate rises from 0.
         epochs: Passes over the data; give this or `max_steps`.
         max_steps: Updates to make.
-        max_seconds: Stop after the step in which the call of `fit`, reading included, has taken so long; a limit
-            besides the others.
+        max_seconds: Stop after the step in which the call of `fit`, reading included and pauses left out, has taken
+            so long; a limit besides the others.
         batch_size: Rows that are run at once.
         gradient_accumulation: Batches that make one update, each weighted by the tokens or rows it counts.
         beta1: Decay of AdamW's mean of gradients.
@@ -98,7 +98,7 @@ class TrainingArguments:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Range:
+class Range:
     """What a setting may be: whole or not, from `lowest` (or just above it) to `highest`."""
 
     lowest: float
@@ -124,8 +124,8 @@ class _Range:
         return number
 
 
-_COUNT = _Range(lowest=1, highest=10**9, whole=True)
-_ROWS = _Range(lowest=1, highest=1 << 16, whole=True)
+_COUNT = Range(lowest=1, highest=10**9, whole=True)
+_ROWS = Range(lowest=1, highest=1 << 16, whole=True)
 
 
 def _chosen(name: str, value: object, choices: tuple[object, ...]) -> object:
@@ -144,23 +144,23 @@ _CHOICES: dict[str, tuple[object, ...]] = {
     "group_by_length": (False, True),
 }
 
-_RANGES: dict[str, _Range] = {
-    "learning_rate": _Range(lowest=0, highest=1e3, above_lowest=True),
-    "warmup_steps": _Range(lowest=0, highest=10**9, whole=True),
-    "max_seconds": _Range(lowest=0, highest=1e9, above_lowest=True),
-    "momentum": _Range(lowest=0, highest=1 - 1e-9),
+_RANGES: dict[str, Range] = {
+    "learning_rate": Range(lowest=0, highest=1e3, above_lowest=True),
+    "warmup_steps": Range(lowest=0, highest=10**9, whole=True),
+    "max_seconds": Range(lowest=0, highest=1e9, above_lowest=True),
+    "momentum": Range(lowest=0, highest=1 - 1e-9),
     "early_stopping_patience": _COUNT,
     "epochs": _COUNT,
     "max_steps": _COUNT,
     "batch_size": _ROWS,
     "gradient_accumulation": _ROWS,
-    "beta1": _Range(lowest=0, highest=1 - 1e-9),
-    "beta2": _Range(lowest=0, highest=1 - 1e-12),
-    "epsilon": _Range(lowest=0, highest=1, above_lowest=True),
-    "weight_decay": _Range(lowest=0, highest=1e3),
-    "max_grad_norm": _Range(lowest=0, highest=math.inf, above_lowest=True),
-    "seed": _Range(lowest=0, highest=2**63 - 1, whole=True),
-    "max_length": _Range(lowest=2, highest=10**9, whole=True),
+    "beta1": Range(lowest=0, highest=1 - 1e-9),
+    "beta2": Range(lowest=0, highest=1 - 1e-12),
+    "epsilon": Range(lowest=0, highest=1, above_lowest=True),
+    "weight_decay": Range(lowest=0, highest=1e3),
+    "max_grad_norm": Range(lowest=0, highest=math.inf, above_lowest=True),
+    "seed": Range(lowest=0, highest=2**63 - 1, whole=True),
+    "max_length": Range(lowest=2, highest=10**9, whole=True),
     "evaluate_every": _COUNT,
     "checkpoint_every": _COUNT,
 }

@@ -7,6 +7,7 @@
     +-- ArgumentError      a setting is out of range or unknown (also a ValueError)
     +-- TrainingError      a step failed
     |   +-- NonFiniteLossError
+    +-- MemoryLimitError   a training would take more memory than it may
     +-- CheckpointError    a checkpoint is malformed, or of another run
     +-- StorageError       the disk is full, read-only or otherwise refused a write
     +-- EngineError        ONNX Runtime refused a graph or a batch
@@ -41,6 +42,10 @@ class TrainingError(EdgepeftError):
 
 class NonFiniteLossError(TrainingError):
     """The loss or the gradient's norm became NaN or infinite."""
+
+
+class MemoryLimitError(EdgepeftError):
+    """A training would take more memory than it may; it was not begun."""
 
 
 class CheckpointError(EdgepeftError):

@@ -44,6 +44,11 @@ class MemoryEstimate:
     activations: float
 
     @property
+    def loaded(self) -> float:
+        """What a process holds before its first step."""
+        return self.runtime + self.base + self.tokenizer
+
+    @property
     def total(self) -> float:
         """All of it."""
         return math.fsum(dataclasses.astuple(self))

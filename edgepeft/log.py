@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from edgepeft import store
+from edgepeft.callbacks import Callback, TrainingResult
 from edgepeft.engines.base import StepResult
 from edgepeft.errors import StorageError
-from edgepeft.training import Callback, TrainingResult
 
 #: How a line of ours starts, and bytes that are enough to see it.
-_EVENT = re.compile(rb'\{"event": "(begin|step|evaluate|end)", "time": ')
+_EVENT = re.compile(rb'\{"event": "(begin|shrink|step|evaluate|pause|resume|end)", "time": ')
 _START_BYTES = 64
 
 #: Bytes that are looked through at once for the last end of a line.
@@ -26,8 +26,8 @@ _CHUNK_BYTES = 1 << 16
 class JsonLinesLog(Callback):
     """Appends every event of a run to a file; a resumed run goes on in it, and so does the next run.
 
-    Each line has `event` ("begin", "step", "evaluate" or "end"), `time` in seconds since 1970, and the event's own
-    values; a loss that is no number is null.
+    Each line has `event` ("begin", "shrink", "step", "evaluate", "pause", "resume" or "end"), `time` in seconds since
+    1970, and the event's own values; a loss that is no number is null.
 
     Args:
         path: The file; made when a run begins. One that has something else in it is not appended to. A last line
@@ -50,6 +50,18 @@ class JsonLinesLog(Callback):
         """Writes how long the run is, and where it begins."""
         self._write("begin", total_steps=total_steps, first_step=first_step)
 
+    def on_shrink(self, rows: int, expected_bytes: int, limit_bytes: int) -> None:
+        """Writes how many rows are run at once, and why."""
+        self._write("shrink", rows=rows, expected_bytes=expected_bytes, limit_bytes=limit_bytes)
+
+    def on_pause(self, step: int, reason: str) -> None:
+        """Writes why the run waits."""
+        self._write("pause", step=step, reason=reason)
+
+    def on_resume(self, step: int, seconds: float) -> None:
+        """Writes how long the run waited."""
+        self._write("resume", step=step, seconds=seconds)
+
     def on_step_end(self, step: int, result: StepResult) -> None:
         """Writes what the update reports."""
         self._write(
@@ -71,6 +83,7 @@ class JsonLinesLog(Callback):
             "end",
             step=result.steps,
             seconds=result.seconds,
+            paused_seconds=result.paused_seconds,
             stop_reason=result.stop_reason,
             truncated_rows=result.truncated_rows,
         )

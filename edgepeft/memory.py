@@ -7,6 +7,7 @@ from edgepeft.limits import KiB
 
 _STATUS = Path("/proc/self/status")
 _PEAK = "VmHWM:"
+_RESIDENT = "VmRSS:"
 
 
 def peak_bytes() -> int:
@@ -14,10 +15,20 @@ def peak_bytes() -> int:
 
     `getrusage` serves where there is no /proc: it also counts what the parent held when it started this process.
     """
+    told = _told(_PEAK)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KiB if told is None else told
+
+
+def resident_bytes() -> int:
+    """Resident size of this process now, in bytes; 0 where there is no /proc."""
+    return _told(_RESIDENT) or 0
+
+
+def _told(name: str) -> int | None:
     try:
         for line in _STATUS.read_text().splitlines():
-            if line.startswith(_PEAK):
+            if line.startswith(name):
                 return int(line.split()[1]) * KiB
     except OSError:
         pass
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KiB
+    return None

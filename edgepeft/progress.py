@@ -7,8 +7,9 @@ from datetime import timedelta
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from edgepeft.callbacks import Callback, TrainingResult
 from edgepeft.engines.base import StepResult
-from edgepeft.training import Callback, TrainingResult
+from edgepeft.limits import MiB
 
 #: Lines that a run prints into a pipe, about.
 _LINES = 20
@@ -46,6 +47,9 @@ class _Pace:
         self._done = first_step - 1
         self._started = self._clock()
 
+    def leave_out(self, seconds: float) -> None:
+        self._started += seconds
+
     def text(self, step: int) -> str:
         return pace(step - self._done, self._clock() - self._started, self.total - step)
 
@@ -72,6 +76,19 @@ class TerminalProgress(Callback):
         self._bar.update(self._task, total=total_steps, completed=first_step - 1)
         self._bar.start_task(self._task)
         self._bar.start()
+
+    def on_shrink(self, rows: int, expected_bytes: int, limit_bytes: int) -> None:
+        """Tells how many rows are run at once."""
+        _tell(self._bar.console, shrunk(rows, expected_bytes, limit_bytes))
+
+    def on_pause(self, step: int, reason: str) -> None:
+        """Tells why the run waits."""
+        _tell(self._bar.console, f"paused after step {step}: {reason}")
+
+    def on_resume(self, step: int, seconds: float) -> None:
+        """Tells how long it waited."""
+        self._pace.leave_out(seconds)
+        _tell(self._bar.console, f"on again after step {step}, {seconds:.0f} s later")
 
     def on_step_end(self, step: int, result: StepResult) -> None:
         """Moves the bar."""
@@ -103,23 +120,45 @@ class LineProgress(Callback):
         """Remembers how long the run is."""
         self._pace.begin(total_steps, first_step)
 
+    def on_shrink(self, rows: int, expected_bytes: int, limit_bytes: int) -> None:
+        """Tells how many rows are run at once."""
+        _tell(self._console, shrunk(rows, expected_bytes, limit_bytes))
+
+    def on_pause(self, step: int, reason: str) -> None:
+        """Tells why the run waits."""
+        _tell(self._console, f"paused after step {step}: {reason}")
+
+    def on_resume(self, step: int, seconds: float) -> None:
+        """Tells how long it waited."""
+        self._pace.leave_out(seconds)
+        _tell(self._console, f"on again after step {step}, {seconds:.0f} s later")
+
     def on_step_end(self, step: int, result: StepResult) -> None:
         """Prints every so many steps."""
         total = self._pace.total
         if step == total or step % max(1, total // _LINES) == 0:
             told = [f"step {step}/{total} loss {result.loss:.4f}", self._pace.text(step)]
-            self._print(", ".join(filter(None, told)))
+            _tell(self._console, ", ".join(filter(None, told)))
 
     def on_evaluate(self, step: int, loss: float) -> None:
         """Prints the loss on held-out rows."""
-        self._print(f"step {step}/{self._pace.total} held-out loss {loss:.4f}")
-
-    def _print(self, line: str) -> None:
-        self._console.print(line, highlight=False, soft_wrap=True)
+        _tell(self._console, f"step {step}/{self._pace.total} held-out loss {loss:.4f}")
 
     def on_train_end(self, result: TrainingResult) -> None:
         """Tells of rows that were cut."""
         _tell_truncated(self._console, result)
+
+
+def shrunk(rows: int, expected_bytes: int, limit_bytes: int) -> str:
+    """A batch that does not fit into memory, as text; see `Callback.on_shrink`."""
+    return (
+        f"the batch would take {expected_bytes / MiB:,.0f} MiB of memory, of {limit_bytes / MiB:,.0f} MiB: "
+        f"{rows} of its rows are run at once, for the same update"
+    )
+
+
+def _tell(console: Console, line: str) -> None:
+    console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def _tell_truncated(console: Console, result: TrainingResult) -> None:

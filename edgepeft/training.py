@@ -7,18 +7,18 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
 from edgepeft import checkpoint, memory, names, signals
 from edgepeft.adapter import Adapter, check_values
 from edgepeft.arguments import TrainingArguments, steps_per_epoch, total_steps
+from edgepeft.callbacks import Callback, StopReason, TrainingResult
 from edgepeft.data import Data, Dataset, rows_of_step
-from edgepeft.engines.base import StepResult, TrainState
+from edgepeft.engines.base import TrainState
 from edgepeft.errors import AdapterError, ArgumentError, CheckpointError, EdgepeftError, TrainingError
+from edgepeft.guest import Guest, MemoryPlan, Pauses, low_priority, plan_memory
 from edgepeft.model import Model
 
 #: Name of the checkpoint in its folder.
@@ -26,76 +26,6 @@ CHECKPOINT = "checkpoint.safetensors"
 
 #: Settings that a resumed run may change: they say when to pause, not what is computed.
 _MAY_CHANGE = ("max_seconds", "checkpoint_every")
-
-#: Why a run ended: all its steps are done, its time is up, the held-out loss no longer falls, or it was asked to.
-StopReason = Literal["finished", "max_seconds", "early_stopping", "stopped"]
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What a run gave.
-
-    Attributes:
-        adapter: The trained adapter: the last, or the best with `load_best_model_at_end`.
-        losses: Loss of each step, before its update.
-        evaluation_losses: Step and loss of each evaluation; step 0 is before training.
-        steps: Updates made, resumed ones included.
-        seconds: Time spent in updates.
-        samples_per_second: Rows trained on, a second.
-        tokens_per_second: Places of the padded batches that were computed, a second; 0 without tokens.
-        peak_memory_bytes: Largest resident size of the process so far.
-        stop_reason: Why the run ended.
-        truncated_rows: Rows of the training data that were cut to `max_length`; of data that streams, those that
-            came up in the first pass of this call.
-        seconds_per_step: Mean time of an update.
-    """
-
-    adapter: Adapter
-    losses: list[float]
-    evaluation_losses: list[tuple[int, float]]
-    steps: int
-    seconds: float
-    samples_per_second: float
-    tokens_per_second: float
-    peak_memory_bytes: int
-    stop_reason: StopReason
-    truncated_rows: int
-
-    def __repr__(self) -> str:
-        """The outcome: the losses of all steps and evaluations are too long to read."""
-        held_out = [loss for _, loss in self.evaluation_losses]
-        told = {"loss": self.losses, "held-out loss": held_out}
-        losses = "".join(f", {name} {kept[0]:.4g} to {kept[-1]:.4g}" for name, kept in told.items() if kept)
-        return f"<TrainingResult {self.stop_reason} after {self.steps} steps{losses}, {self.adapter!r}>"
-
-    @property
-    def seconds_per_step(self) -> float:  # noqa: D102 - among the attributes above
-        return self.seconds / max(1, self.steps)
-
-
-class Callback:
-    """Told what happens during training; override what you need.
-
-    An error that one raises ends the run: a checkpoint of what was done is written first, if there is a folder for it.
-    """
-
-    def on_data(self, train_data: Dataset, eval_data: Dataset | None) -> None:
-        """When the data is open, before all else."""
-
-    def on_train_begin(self, total_steps: int, first_step: int) -> None:
-        """Before the first step; `first_step` is larger than 1 in a resumed run."""
-
-    def on_step_end(self, step: int, result: StepResult) -> None:
-        """After an update; steps count from 1."""
-
-    def on_evaluate(self, step: int, loss: float) -> None:
-        """After an evaluation."""
-
-    def on_train_end(self, result: TrainingResult) -> None:
-        """After the last step; the model uses the trained adapter already, and the checkpoint is written."""
-
-    def close(self) -> None:
-        """After all else, also when training failed or never began: give back a file, say, or the terminal."""
 
 
 class Trainer:
@@ -131,6 +61,7 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
         checkpoint_dir: str | os.PathLike[str] | None = None,
         resume: bool = False,
+        guest: Guest | None = None,
     ) -> TrainingResult:
         """Trains until a limit is reached or it is told to stop.
 
@@ -144,6 +75,8 @@ class Trainer:
             checkpoint_dir: Folder of the checkpoint, written every `checkpoint_every` steps and when the run ends. Without
                 `resume` there must be none in it: a new run never replaces another's.
             resume: Whether to go on from the checkpoint in `checkpoint_dir`, if there is one.
+            guest: How to behave on a machine that has little memory, or that suffers from heat, a weak supply or a low
+                battery; by default none of that is heeded.
 
         Raises:
             ArgumentError: A setting needs `eval_data` or `checkpoint_dir`, and there is none.
@@ -152,6 +85,7 @@ class Trainer:
                 run; the last checkpoint stays.
             NonFiniteLossError: The loss became NaN or infinite; the model keeps the adapter it had.
             TrainingError: The adapter's values grew beyond use; likewise.
+            MemoryLimitError: Not even one row at a time fits into the memory that the guest may take.
             CheckpointError: The checkpoint is of another run, or there is one and `resume` was not asked for.
             StorageError: The checkpoint could not be written; the one before is untouched.
         """
@@ -160,6 +94,8 @@ class Trainer:
         with contextlib.ExitStack() as stack:
             for callback in callbacks:
                 stack.callback(callback.close)
+            if guest is not None:
+                stack.enter_context(low_priority(guest.nice))
             path = None if checkpoint_dir is None else Path(checkpoint_dir) / CHECKPOINT
             self._check_needs(eval_data, path, resume=resume)
             adapter = self.model.adapter  # whatever the model uses meanwhile, this is the one that is trained
@@ -171,6 +107,7 @@ class Trainer:
             for callback in callbacks:
                 callback.on_data(rows, held_out)
             run, history, state = self._start(adapter, rows, held_out, path)
+            plan = self._plan(rows, guest)
             loop = _Loop(
                 self.model,
                 adapter,
@@ -183,6 +120,8 @@ class Trainer:
                 history,
                 state,
                 self._stop,
+                Pauses(guest, callbacks, self._stop.is_set),
+                plan,
             )
             stack.enter_context(signals.first_calls(self.stop, self.model.engine.break_off))
             result = loop.run_to_end(started)
@@ -212,6 +151,17 @@ class Trainer:
         }
         for graph in (graph for graph, wanted in needed.items() if wanted):
             self.model.bundle.manifest.graph(graph)
+
+    def _plan(self, rows: Dataset, guest: Guest | None) -> MemoryPlan:
+        """How many rows are run at once: as many as fit."""
+        if guest is None:
+            return MemoryPlan(self.arguments.batch_size)
+        manifest = self.model.bundle.manifest
+        length = (self.arguments.max_length if rows.streams and rows.varies else None) or rows.longest()
+        plan = plan_memory(guest, manifest, self.arguments, length, memory.resident_bytes())
+        if plan.rows < self.arguments.batch_size:
+            manifest.graph(names.ACCUMULATE)
+        return plan
 
     def _start(
         self, adapter: Adapter, rows: Dataset, held_out: Dataset | None, path: Path | None
@@ -278,8 +228,12 @@ class _Loop:
         history: checkpoint.History,
         state: TrainState,
         stop: threading.Event,
+        pauses: Pauses,
+        plan: MemoryPlan,
     ) -> None:
         self._stop = stop
+        self._pauses = pauses
+        self._plan = plan
         self._model = model
         self._adapter = adapter
         self._arguments = arguments
@@ -321,8 +275,13 @@ class _Loop:
     def _steps(self, started: float) -> TrainingResult:
         for callback in self._callbacks:
             callback.on_train_begin(self._total, self._step + 1)
+            if self._plan.rows < self._arguments.batch_size:
+                callback.on_shrink(self._plan.rows, self._plan.expected_bytes, self._plan.limit_bytes)
         self._evaluate_if_due()
-        while (reason := self._reason_to_stop(time.monotonic() - started)) is None:
+        while (reason := self._reason_to_stop(time.monotonic() - started - self._pauses.seconds)) is None:
+            self._pause_if_unwell()
+            if self._stop.is_set():
+                continue
             self._advance()
             self._evaluate_if_due()
             if _due(self._step, self._arguments.checkpoint_every) and self._step < self._total:
@@ -345,7 +304,12 @@ class _Loop:
 
     def _advance(self) -> None:
         picks = rows_of_step(self._step + 1, len(self._rows), self._arguments, self._rows.lengths)
-        encoded = [self._rows.read(pick) for pick in picks]
+        size = self._plan.rows
+        encoded = [
+            self._rows.read(pick[start : start + size])
+            for pick in picks
+            for start in range(0, len(pick), size)
+        ]
         batches = [self._model.collate([one.row for one in rows]) for rows in encoded]
         started = time.perf_counter()
         result = self._stepper.step(batches, self._arguments.settings(self._step + 1, self._total))
@@ -376,7 +340,7 @@ class _Loop:
         prepared = self._model.engine.prepare(tensors)
         try:
             measured = self._model.evaluate_dataset(
-                self._held_out, self._arguments.batch_size, prepared, self._break_off
+                self._held_out, self._plan.rows, prepared, self._before_batch
             )
         except _BrokenOffError:
             return False
@@ -388,9 +352,17 @@ class _Loop:
             callback.on_evaluate(self._step, loss)
         return True
 
-    def _break_off(self) -> None:
+    def _before_batch(self) -> None:
+        self._pause_if_unwell()
         if self._stop.is_set():
             raise _BrokenOffError
+
+    def _pause_if_unwell(self) -> None:
+        self._pauses.wait(self._step, self._save_if_new)
+
+    def _save_if_new(self) -> None:
+        if self._step > self._tried:
+            self._save()
 
     def _state(self) -> TrainState:
         """The state after the last update, if it is one that an adapter can have."""
@@ -426,6 +398,7 @@ class _Loop:
             peak_memory_bytes=memory.peak_bytes(),
             stop_reason=reason,
             truncated_rows=self._truncated if known is None else known,
+            paused_seconds=self._pauses.seconds,
         )
 
 

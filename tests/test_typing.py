@@ -49,6 +49,15 @@ class Watch(edgepeft.Callback):
         if result.loss < 0.1:
             self.trainer.stop()
 
+    def on_shrink(self, rows: int, expected_bytes: int, limit_bytes: int) -> None:
+        print(rows, expected_bytes / limit_bytes)
+
+    def on_pause(self, step: int, reason: str) -> None:
+        print(step, reason.upper())
+
+    def on_resume(self, step: int, seconds: float) -> None:
+        print(step, seconds)
+
     def on_evaluate(self, step: int, loss: float) -> None:
         print(step, loss)
 
@@ -112,8 +121,10 @@ result = trainer.fit(
     callbacks=[watch, edgepeft.JsonLinesLog("run.jsonl"), edgepeft.HtmlReport("report.html", trainer)],
     checkpoint_dir="run",
     resume=True,
+    guest=edgepeft.Guest(max_temperature=70.5, min_battery=30, nice=5, max_memory=10**9),
 )
 assert_type(result, edgepeft.TrainingResult)
+assert_type(result.paused_seconds, float)
 assert_type(result.adapter, edgepeft.Adapter)
 assert_type(result.losses, list[float])
 assert_type(result.evaluation_losses, list[tuple[int, float]])

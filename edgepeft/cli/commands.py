@@ -1,6 +1,7 @@
 """The commands: each reads its options, makes a few calls of the library, and prints."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from rich.console import Console
 
 from edgepeft import names, schedules, store
 from edgepeft.arguments import TrainingArguments
+from edgepeft.callbacks import Callback, TrainingResult
 from edgepeft.cli.output import AdapterOutput
 from edgepeft.cli.shared import (
     BYTES_PER_MB,
@@ -24,12 +26,13 @@ from edgepeft.cli.shared import (
     threads_option,
 )
 from edgepeft.errors import ArgumentError, BundleError
+from edgepeft.guest import Guest
 from edgepeft.limits import MiB
 from edgepeft.log import JsonLinesLog
 from edgepeft.model import Model, load
 from edgepeft.progress import progress
 from edgepeft.report import HtmlReport
-from edgepeft.training import CHECKPOINT, Callback, Trainer, TrainingResult
+from edgepeft.training import CHECKPOINT, Trainer
 
 
 def _option(name: str, text: str, kind: Any = int) -> Callable[[Any], Any]:
@@ -82,6 +85,28 @@ def _option(name: str, text: str, kind: Any = int) -> Callable[[Any], Any]:
     type=click.Path(dir_okay=False, path_type=Path),
     help="HTML file that tells of the run: curves, data, settings, and a few held-out rows before and after.",
 )
+@click.option(
+    "--max-temperature",
+    type=float,
+    default=Guest.max_temperature,
+    show_default=True,
+    help="Pause while the machine is hotter, in degrees Celsius; inf for never.",
+)
+@click.option(
+    "--min-battery",
+    type=float,
+    default=Guest.min_battery,
+    show_default=True,
+    help="Pause while it runs on a battery with less charge left, in per cent.",
+)
+@click.option(
+    "--nice", type=int, default=Guest.nice, show_default=True, help="Priority, from 0 to 19, the lowest."
+)
+@click.option(
+    "--max-memory",
+    type=float,
+    help="Memory that the training may take, in MB; by default what is available.",
+)
 @click.option("--checkpoint-dir", type=click.Path(path_type=Path), help="Folder of the checkpoint.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint, if there is one.")
 @threads_option
@@ -98,15 +123,28 @@ def train(
     resume: bool,
     log: Path | None,
     report: Path | None,
+    max_temperature: float,
+    min_battery: float,
+    nice: int,
+    max_memory: float | None,
     threads: int | None,
     as_json: bool,
     **settings: Any,
 ) -> None:
     """Trains an adapter of BUNDLE on your data and saves it as HF PEFT does.
 
+    It is a good guest: it runs at a low priority, within the memory that is available, and pauses while the machine is
+    too hot, throttled, short of voltage or on a low battery.
+
     Ctrl-C or SIGTERM stops after the running step, saves what has been learned, and gives exit code 1. An adapter
     that is there already is not replaced then.
     """
+    guest = Guest(
+        max_temperature=max_temperature,
+        min_battery=min_battery,
+        nice=nice,
+        max_memory=None if max_memory is None else _bytes(max_memory),
+    )
     check_adapter_output(output)
     _check_places(output, {"--report": report, "--log": log, "--checkpoint-dir": checkpoint_dir})
     if checkpoint_dir is not None:
@@ -131,6 +169,7 @@ def train(
         callbacks=callbacks,
         checkpoint_dir=checkpoint_dir,
         resume=resume,
+        guest=guest,
     )
     if as_json:
         summary = _summary(result, saved.written) | {"report": None if report is None else str(report)}
@@ -139,6 +178,12 @@ def train(
         click.echo(_told(result, saved, report, can_resume=checkpoint_dir is not None))
     if result.stop_reason == "stopped":
         raise click.exceptions.Exit(1)
+
+
+def _bytes(megabytes: float) -> int:
+    if not 0 < megabytes < math.inf:
+        raise ArgumentError(f"--max-memory is {megabytes:g}; expected megabytes, more than 0.")
+    return math.ceil(megabytes * BYTES_PER_MB)
 
 
 def _check_places(output: Path, others: Mapping[str, Path | None]) -> None:
@@ -164,6 +209,7 @@ def _told(result: TrainingResult, saved: AdapterOutput, report: Path | None, *, 
         f"{written} after {result.steps} of {saved.total_steps} steps of {result.seconds_per_step:.2f} s",
         *([f"held-out loss {held_out[0][1]:.3f} -> {held_out[-1][1]:.3f}"] if held_out else []),
         f"peak memory {result.peak_memory_bytes / MiB:,.0f} MiB",
+        *([f"paused for {result.paused_seconds:,.0f} s"] if result.paused_seconds else []),
     ]
     endings = {
         "finished": [],
@@ -203,6 +249,7 @@ def _summary(result: TrainingResult, written: Path | None) -> dict[str, Any]:
         "adapter_bytes": result.adapter.size,
         "steps": result.steps,
         "seconds": result.seconds,
+        "paused_seconds": result.paused_seconds,
         "seconds_per_step": result.seconds_per_step,
         "samples_per_second": result.samples_per_second,
         "tokens_per_second": result.tokens_per_second,

@@ -3,7 +3,7 @@
 import itertools
 from pathlib import Path
 
-from edgepeft.training import Callback, TrainingResult
+from edgepeft.callbacks import Callback, TrainingResult
 
 
 class AdapterOutput(Callback):

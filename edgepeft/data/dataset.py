@@ -12,6 +12,9 @@ from edgepeft.errors import DataError
 #: Records that are read at once where all are.
 _CHUNK_ROWS = 64
 
+#: Rows that stand for all where rows stream.
+_LOOKED_AT_ROWS = 256
+
 
 class Dataset:
     """Rows at random access.
@@ -96,6 +99,17 @@ class Dataset:
         if self._held is None:
             self._window = dict(zip(indices, rows, strict=True))
         return [self._encoder.length(one.row) for one in rows]
+
+    def longest(self) -> int:
+        """Length of the longest row; of rows that stream, of those that come first. 1 where rows have none.
+
+        Raises:
+            DataError: One is of no use, or the data was changed.
+        """
+        if not self.varies:
+            return 1
+        looked_at = range(min(len(self), _LOOKED_AT_ROWS) if self.streams else len(self))
+        return max(self._encoder.length(one.row) for one in self.read(looked_at))
 
     def batches(self, size: int) -> Iterator[list[Row]]:
         """All rows in order, so many at once."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgepeft import store
+from edgepeft.callbacks import Callback, TrainingResult
 from edgepeft.data import Dataset
 from edgepeft.errors import StorageError
 from edgepeft.report import page, samples
@@ -14,7 +15,7 @@ from edgepeft.report.machine import machine, versions
 from edgepeft.report.page import MARK, Facts
 from edgepeft.report.samples import Samples
 from edgepeft.report.summary import summarize
-from edgepeft.training import Callback, Trainer, TrainingResult
+from edgepeft.training import Trainer
 
 
 class HtmlReport(Callback):

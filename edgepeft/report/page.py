@@ -10,12 +10,12 @@ from xml.etree.ElementTree import Element
 
 from edgepeft import curves
 from edgepeft.arguments import TrainingArguments
+from edgepeft.callbacks import StopReason, TrainingResult
 from edgepeft.elements import element, html
 from edgepeft.limits import MiB
 from edgepeft.manifest import Manifest
 from edgepeft.report.samples import Answer, Change, ClassAccuracy, Samples
 from edgepeft.report.summary import DataSummary
-from edgepeft.training import StopReason, TrainingResult
 
 #: What a report begins with.
 MARK = b"<!doctype html>\n<!-- a training report of edgepeft -->\n"

@@ -113,6 +113,7 @@ def test_the_facade_is_small() -> None:
         "Callback",
         "Classification",
         "EdgepeftError",
+        "Guest",
         "HtmlReport",
         "JsonLinesLog",
         "Model",

@@ -1,0 +1,95 @@
+"""What a run tells: to its callbacks as it happens, and as a result in the end."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from edgepeft.adapter import Adapter
+from edgepeft.data import Dataset
+from edgepeft.engines.base import StepResult
+
+#: Why a run ended: all its steps are done, its time is up, the held-out loss no longer falls, or it was asked to.
+StopReason = Literal["finished", "max_seconds", "early_stopping", "stopped"]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run gave.
+
+    Attributes:
+        adapter: The trained adapter: the last, or the best with `load_best_model_at_end`.
+        losses: Loss of each step, before its update.
+        evaluation_losses: Step and loss of each evaluation; step 0 is before training.
+        steps: Updates made, resumed ones included.
+        seconds: Time spent in updates.
+        samples_per_second: Rows trained on, a second.
+        tokens_per_second: Places of the padded batches that were computed, a second; 0 without tokens.
+        peak_memory_bytes: Largest resident size of the process so far.
+        stop_reason: Why the run ended.
+        truncated_rows: Rows of the training data that were cut to `max_length`; of data that streams, those that
+            came up in the first pass of this call.
+        paused_seconds: Time that this call waited as a guest.
+        seconds_per_step: Mean time of an update.
+    """
+
+    adapter: Adapter
+    losses: list[float]
+    evaluation_losses: list[tuple[int, float]]
+    steps: int
+    seconds: float
+    samples_per_second: float
+    tokens_per_second: float
+    peak_memory_bytes: int
+    stop_reason: StopReason
+    truncated_rows: int
+    paused_seconds: float = 0.0
+
+    def __repr__(self) -> str:
+        """The outcome: the losses of all steps and evaluations are too long to read."""
+        held_out = [loss for _, loss in self.evaluation_losses]
+        told = {"loss": self.losses, "held-out loss": held_out}
+        losses = "".join(f", {name} {kept[0]:.4g} to {kept[-1]:.4g}" for name, kept in told.items() if kept)
+        return f"<TrainingResult {self.stop_reason} after {self.steps} steps{losses}, {self.adapter!r}>"
+
+    @property
+    def seconds_per_step(self) -> float:  # noqa: D102 - among the attributes above
+        return self.seconds / max(1, self.steps)
+
+
+class Callback:
+    """Told what happens during training; override what you need.
+
+    An error that one raises ends the run: a checkpoint of what was done is written first, if there is a folder for it.
+    """
+
+    def on_data(self, train_data: Dataset, eval_data: Dataset | None) -> None:
+        """When the data is open, before all else."""
+
+    def on_train_begin(self, total_steps: int, first_step: int) -> None:
+        """Before the first step; `first_step` is larger than 1 in a resumed run."""
+
+    def on_shrink(self, rows: int, expected_bytes: int, limit_bytes: int) -> None:
+        """After `on_train_begin`, where memory is too little for `batch_size` rows at once: so many are, the update is the same.
+
+        Args:
+            rows: Rows that are run at once.
+            expected_bytes: What the process would take with `batch_size` rows, at most.
+            limit_bytes: What it may take.
+        """
+
+    def on_pause(self, step: int, reason: str) -> None:
+        """When a guest begins to wait, after so many updates; a checkpoint is written, if there is a folder for it."""
+
+    def on_resume(self, step: int, seconds: float) -> None:
+        """When it goes on, or was asked to stop; `seconds` is how long it waited."""
+
+    def on_step_end(self, step: int, result: StepResult) -> None:
+        """After an update; steps count from 1."""
+
+    def on_evaluate(self, step: int, loss: float) -> None:
+        """After an evaluation."""
+
+    def on_train_end(self, result: TrainingResult) -> None:
+        """After the last step; the model uses the trained adapter already, and the checkpoint is written."""
+
+    def close(self) -> None:
+        """After all else, also when training failed or never began: give back a file, say, or the terminal."""

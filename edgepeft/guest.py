@@ -1,0 +1,215 @@
+"""Training as a guest: on a machine that has other things to do, or that suffers from heat, a weak supply, a low battery."""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgepeft import board, estimate, names
+from edgepeft.arguments import Range, TrainingArguments
+from edgepeft.board import Sensors
+from edgepeft.callbacks import Callback
+from edgepeft.errors import MemoryLimitError
+from edgepeft.limits import MiB
+from edgepeft.manifest import Manifest
+
+#: Seconds between two looks at the sensors while a run is paused.
+POLL_SECONDS = 2.0
+
+#: Degrees that the machine has to cool down by before a run that paused for heat goes on.
+COOLING_DEGREES = 5.0
+
+#: Seconds between two looks whether a paused run was asked to stop.
+_STOP_SECONDS = 0.2
+
+_RANGES = {
+    "max_temperature": Range(lowest=0, highest=float("inf"), above_lowest=True),
+    "min_battery": Range(lowest=0, highest=100),
+    "nice": Range(lowest=0, highest=19, whole=True),
+    "max_memory": Range(lowest=1, highest=1 << 50, whole=True),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guest:
+    """How a training behaves on a machine that is not its own.
+
+    It runs at a low priority, takes no more memory than there is, and pauses while the machine is too hot, throttled or
+    short of voltage, or on a low battery. A pause changes nothing in the result. What the machine does not tell is not
+    heeded. docs/guest.md has more.
+
+    Args:
+        max_temperature: Degrees Celsius above which a run pauses, until it is 5 degrees cooler; infinity for never.
+        min_battery: Per cent of charge below which a run pauses, while the machine runs on its battery.
+        nice: Priority of the thread that trains and of those that it starts, from 0 to 19, the lowest. Afterwards the
+            thread has its own again, where the system lets it.
+        max_memory: Bytes that the process may take; by default what is available when the run begins.
+        root: Where the kernel's files are.
+
+    Raises:
+        ArgumentError: A setting is out of range.
+    """
+
+    max_temperature: float = 80.0
+    min_battery: float = 20.0
+    nice: int = 10
+    max_memory: int | None = None
+    root: Path = board.ROOT
+
+    def __post_init__(self) -> None:
+        for name, bounds in _RANGES.items():
+            if getattr(self, name) is not None or name != "max_memory":
+                object.__setattr__(self, name, bounds.checked(name, getattr(self, name)))
+        object.__setattr__(self, "root", Path(self.root))
+
+
+def reason_to_pause(guest: Guest, sensors: Sensors, *, paused: bool) -> str | None:
+    """Why a run should wait, with all that speaks for it; `None` if it need not.
+
+    Args:
+        guest: The limits.
+        sensors: How the machine is doing.
+        paused: Whether it waits already: then it has to become somewhat cooler than the limit.
+    """
+    limit = guest.max_temperature - (COOLING_DEGREES if paused else 0)
+    battery = sensors.battery
+    reasons = []
+    if sensors.temperature is not None and sensors.temperature > limit:
+        reasons.append(f"too hot: {sensors.temperature:.1f} °C, at most {limit:g} °C")
+    if sensors.throttling:
+        reasons.append(f"slowed down by the board: {', '.join(sensors.throttling)}")
+    if battery is not None and battery.discharging and battery.percent < guest.min_battery:
+        reasons.append(f"on battery: {battery.percent:g} % left, at least {guest.min_battery:g} %")
+    return "; ".join(reasons) or None
+
+
+class Pauses:
+    """The pauses of a run.
+
+    Args:
+        guest: The limits, or `None` for a run that never pauses.
+        callbacks: Told of every pause and of its end.
+        stopping: Whether the run was asked to stop, which ends a pause.
+
+    Attributes:
+        seconds: How long all pauses have been.
+    """
+
+    def __init__(
+        self, guest: Guest | None, callbacks: Sequence[Callback], stopping: Callable[[], bool]
+    ) -> None:
+        self.seconds = 0.0
+        self._guest = guest
+        self._callbacks = callbacks
+        self._stopping = stopping
+
+    def wait(self, step: int, save: Callable[[], None]) -> None:
+        """Returns at once, or when the machine is well again.
+
+        Args:
+            step: Updates done so far.
+            save: Called as a pause begins: a board that is short of power may not live to its end.
+        """
+        reason = self._reason(paused=False)
+        if reason is None or self._stopping():
+            return
+        started = time.monotonic()
+        save()
+        for callback in self._callbacks:
+            callback.on_pause(step, reason)
+        while self._reason(paused=True) is not None and not self._stopping():
+            self._sleep()
+        seconds = time.monotonic() - started
+        self.seconds += seconds
+        for callback in self._callbacks:
+            callback.on_resume(step, seconds)
+
+    def _reason(self, *, paused: bool) -> str | None:
+        if self._guest is None:
+            return None
+        return reason_to_pause(self._guest, board.sensors(self._guest.root), paused=paused)
+
+    def _sleep(self) -> None:
+        # Not by waiting for an event: a signal's handler that sets it could come while its lock is held.
+        until = time.monotonic() + POLL_SECONDS
+        while not self._stopping() and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, _STOP_SECONDS))
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """How many rows are run at once, and why.
+
+    Attributes:
+        rows: Rows that fit.
+        expected_bytes: What the process would take with as many as were asked for; 0 where nothing is known.
+        limit_bytes: What it may take.
+    """
+
+    rows: int
+    expected_bytes: int = 0
+    limit_bytes: int = 0
+
+
+def plan_memory(
+    guest: Guest, manifest: Manifest, arguments: TrainingArguments, length: int, resident_bytes: int
+) -> MemoryPlan:
+    """Half as many rows at once, and half of that, until they fit into memory.
+
+    Args:
+        guest: The limit.
+        manifest: The bundle's: it says what a batch takes, if the exporter could tell.
+        arguments: The batch that was asked for.
+        length: Length of the longest row.
+        resident_bytes: What the process holds already.
+
+    Raises:
+        MemoryLimitError: Not even one row fits.
+    """
+    wanted = estimate.training_memory(manifest, arguments.batch_size, length, arguments.optimizer)
+    if wanted is None:
+        return MemoryPlan(arguments.batch_size)
+    limit = guest.max_memory
+    if limit is None:
+        available = board.available_memory(guest.root)
+        if available is None:
+            return MemoryPlan(arguments.batch_size)
+        # What the estimate counts and the process holds is not taken again; what else it holds is not ours.
+        limit = available + min(resident_bytes, int(wanted.loaded))
+    rows, expected = arguments.batch_size, wanted.total
+    while expected > limit and rows > 1:
+        rows //= 2
+        found = estimate.training_memory(manifest, rows, length, arguments.optimizer)
+        assert found is not None
+        expected = found.total
+    if expected > limit:
+        varies = estimate.has_length(manifest.graphs[names.TRAIN])
+        of, lower = (f"one row of length {length}", "Lower max_length, end") if varies else ("one row", "End")
+        raise MemoryLimitError(
+            f"training on {of} is expected to take {expected / MiB:,.0f} MiB of memory; there are "
+            f"{limit / MiB:,.0f} MiB. {lower} other programs, or raise max_memory."
+        )
+    return MemoryPlan(rows, int(wanted.total), limit)
+
+
+@contextlib.contextmanager
+def low_priority(nice: int) -> Iterator[None]:
+    """Lowers the priority of this thread, and so of the threads that it starts; raises none.
+
+    A system that does not let a program raise its priority keeps it low afterwards.
+    """
+    thread = threading.get_native_id()  # on Linux, priorities are of threads
+    before = os.getpriority(os.PRIO_PROCESS, thread)
+    if before >= nice:
+        yield
+        return
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, thread, nice)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, thread, before)
