@@ -7,6 +7,7 @@ tell is `None`, and never an error.
 import math
 import os
 import platform
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ _PLAUSIBLE = (-40.0, 150.0)
 _EMULATED_NAMES = ("QEMU", "dummy-virt")
 
 #: Architectures of 32 bits whose programs a kernel's processor runs as its own.
-_RUNS_TOO = {"aarch64": ("arm",), "x86_64": ("i386", "i686")}
+_RUNS_TOO = {"aarch64": ("arm",), "x86_64": ("i386", "i686"), "x86": ("i386", "i686")}
 
 
 @dataclass(frozen=True)
@@ -285,8 +286,14 @@ def _emulated(root: Path, model: str | None, processor: str | None, architecture
     """Whether qemu's names are there, or the kernel runs on another architecture than this program."""
     if any(name in told for told in (model, processor) if told for name in _EMULATED_NAMES):
         return True
-    kernel = _word(root / "proc/sys/kernel/arch")  # of the real one: qemu's user mode gives it as it is
+    kernel = _kernel_architecture(root)
     return kernel is not None and not architecture.startswith((kernel, *_RUNS_TOO.get(kernel, ())))
+
+
+def _kernel_architecture(root: Path) -> str | None:
+    """The processor's that the kernel runs on: qemu's user mode gives these files as they are."""
+    told = re.match(r"cpu:type:(\w+)[,:]", _text(root / "sys/devices/system/cpu/modalias") or "")
+    return _word(root / "proc/sys/kernel/arch") or (told[1] if told else None)
 
 
 def _pair(line: str) -> tuple[str, str]:

@@ -51,9 +51,7 @@ class Bundle:
         """
         folder = Path(path)
         with FolderReader(folder, BundleError) as reader:
-            _check_is_bundle(reader)
-            where = f"{folder}/{names.MANIFEST}"
-            manifest = schema.decode(reader.read(names.MANIFEST, limits.MAX_MANIFEST_BYTES), where)
+            manifest = _read_manifest(reader)
             _check_listing(reader, manifest)
             files = _verified_files(reader, manifest)
         return cls(folder, manifest, files)
@@ -88,6 +86,22 @@ class Bundle:
     def initial_adapter(self) -> Adapter:
         """The adapter as it was exported: it changes nothing about the base until it is trained."""
         return self._initial
+
+
+def read_manifest(path: Path) -> Manifest:
+    """A bundle's manifest alone: nothing else of it is read, or verified.
+
+    Raises:
+        BundleError: The folder is no bundle, or the manifest is malformed.
+    """
+    with FolderReader(path, BundleError) as reader:
+        return _read_manifest(reader)
+
+
+def _read_manifest(reader: FolderReader) -> Manifest:
+    _check_is_bundle(reader)
+    content = reader.read(names.MANIFEST, limits.MAX_MANIFEST_BYTES)
+    return schema.decode(content, f"{reader.path}/{names.MANIFEST}")
 
 
 def _check_is_bundle(reader: FolderReader) -> None:

@@ -13,6 +13,7 @@ from edgepeft.arguments import Range, TrainingArguments
 from edgepeft.board import Sensors
 from edgepeft.callbacks import Callback
 from edgepeft.errors import MemoryLimitError
+from edgepeft.estimate import MemoryEstimate
 from edgepeft.limits import MiB
 from edgepeft.manifest import Manifest
 
@@ -154,6 +155,20 @@ class MemoryPlan:
     limit_bytes: int = 0
 
 
+def memory_limit(guest: Guest, wanted: MemoryEstimate, resident_bytes: int) -> int | None:
+    """Bytes that a training may take in all; `None` where the machine does not say.
+
+    Args:
+        guest: The limit that was asked for.
+        wanted: What the training is expected to take.
+        resident_bytes: What the process holds already: as far as the estimate counts it, it is not taken again.
+    """
+    if guest.max_memory is not None:
+        return guest.max_memory
+    available = board.available_memory(guest.root)
+    return None if available is None else available + min(resident_bytes, int(wanted.loaded))
+
+
 def plan_memory(
     guest: Guest, manifest: Manifest, arguments: TrainingArguments, length: int, resident_bytes: int
 ) -> MemoryPlan:
@@ -172,13 +187,9 @@ def plan_memory(
     wanted = estimate.training_memory(manifest, arguments.batch_size, length, arguments.optimizer)
     if wanted is None:
         return MemoryPlan(arguments.batch_size)
-    limit = guest.max_memory
+    limit = memory_limit(guest, wanted, resident_bytes)
     if limit is None:
-        available = board.available_memory(guest.root)
-        if available is None:
-            return MemoryPlan(arguments.batch_size)
-        # What the estimate counts and the process holds is not taken again; what else it holds is not ours.
-        limit = available + min(resident_bytes, int(wanted.loaded))
+        return MemoryPlan(arguments.batch_size)
     rows, expected = arguments.batch_size, wanted.total
     while expected > limit and rows > 1:
         rows //= 2

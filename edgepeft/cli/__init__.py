@@ -2,7 +2,7 @@
 
 import click
 
-from edgepeft.cli import adapter, chat, commands, completion, generate, info, predict
+from edgepeft.cli import adapter, bench, chat, commands, completion, doctor, generate, info, predict
 from edgepeft.cli.group import Group
 
 
@@ -16,6 +16,8 @@ def main(*, debug: bool) -> None:
 
 for command in (
     info.info,
+    doctor.doctor,
+    bench.bench,
     commands.train,
     commands.evaluate,
     predict.predict,

@@ -12,6 +12,8 @@ from edgepeft import board
 from edgepeft.limits import KiB
 
 CPU = "sys/devices/system/cpu"
+#: What the kernel calls this architecture.
+KERNEL = "x86" if os.uname().machine == "x86_64" else os.uname().machine
 GROUP = "sys/fs/cgroup/system.slice/reader.service"
 
 
@@ -195,6 +197,8 @@ def test_watts(tmp_path: Path) -> None:
     [
         ({"proc/sys/kernel/arch": "another"}, True),
         ({"proc/sys/kernel/arch": os.uname().machine}, False),
+        ({"sys/devices/system/cpu/modalias": "cpu:type:another,ven0000fam0006:feature:,0000"}, True),
+        ({"sys/devices/system/cpu/modalias": f"cpu:type:{KERNEL}:feature:"}, False),
         ({"proc/device-tree/model": "linux,dummy-virt"}, True),
         ({"proc/cpuinfo": "model name: QEMU TCG CPU version 2.5+"}, True),
     ],

@@ -47,6 +47,8 @@ def commands(handmade: Path, tmp_path: Path) -> dict[str, list[object]]:
     data.write_text('{"text": "the key is here."}\n')
     return {
         "edgepeft info": [bundle],
+        "edgepeft doctor": [bundle],
+        "edgepeft bench": [bundle, "--steps", 1],
         "edgepeft train": [bundle, "--data", data, "--output", tmp_path / "alice", "--max-steps", 1],
         "edgepeft evaluate": [bundle, "--data", data],
         "edgepeft predict": [handmade / "classifier", "--text", "the key"],

@@ -1,0 +1,136 @@
+"""`edgepeft bench`: how fast a training on this machine is, as a table to paste."""
+
+import dataclasses
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgepeft import bench as measuring
+from edgepeft import board, estimate, memory, names, ort_package
+from edgepeft.arguments import TrainingArguments
+from edgepeft.bundle import read_manifest
+from edgepeft.cli.shared import BYTES_PER_MB, bundle_argument, json_option, plain, print_json, threads_option
+from edgepeft.errors import ArgumentError
+from edgepeft.guest import Guest, plan_memory
+from edgepeft.manifest import Manifest
+from edgepeft.model import load
+
+_EMULATED = "emulated: these times say nothing about a board, and are not to be compared with any."
+
+
+@click.command(epilog="\b\nExample:\n  edgepeft bench bundle/ --batch-size 2")
+@bundle_argument
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), default=4, show_default=True, help="Rows run at once."
+)
+@click.option(
+    "--length",
+    type=click.IntRange(min=2),
+    default=128,
+    show_default=True,
+    help="Length of the rows, where they have one.",
+)
+@click.option("--steps", type=click.IntRange(min=1), default=10, show_default=True, help="Steps that count.")
+@threads_option
+@json_option
+def bench(
+    *, bundle: Path, batch_size: int, length: int, steps: int, threads: int | None, as_json: bool
+) -> None:
+    """Measures training steps on BUNDLE with random rows, and prints a table in Markdown.
+
+    A step is forward, backward, clipping and AdamW. Time is the median, least and most of those that count; a board that
+    slowed down meanwhile is called so.
+    """
+    manifest = read_manifest(bundle)
+    rows_length = _length(manifest, length)
+    _check_memory(manifest, batch_size, rows_length or 1)
+    model = load(bundle, threads=threads)
+    found = measuring.measure(model, batch_size, rows_length or 1, steps, board.ROOT)
+    machine = board.board(board.ROOT)
+    package = ort_package.installed()
+    used = machine.usable_cores if threads is None else threads
+    expected = estimate.training_memory(manifest, batch_size, rows_length or 1)
+    facts = {
+        "machine": machine.model or machine.processor or machine.architecture,
+        "emulated": machine.emulated,
+        "model": manifest.model.name,
+        "edgepeft": version("edgepeft"),
+        "onnxruntime": f"{package.name} {package.version}",
+        "engine": model.engine.name,
+        "threads": used,
+        "batch_size": batch_size,
+        "length": rows_length,
+        "expected_memory_bytes": None if expected is None else expected.total,
+        "median_seconds": found.median_seconds,
+        "samples_per_second": None if machine.emulated else found.samples / found.median_seconds,
+        "tokens_per_second": None
+        if machine.emulated or not found.tokens
+        else found.tokens / found.median_seconds,
+    } | {
+        name: value for name, value in dataclasses.asdict(found).items() if name not in ("samples", "tokens")
+    }
+    if as_json:
+        print_json(facts)
+    else:
+        click.echo(_table(facts))
+
+
+def _length(manifest: Manifest, length: int) -> int | None:
+    """The length of the rows, no longer than the model takes; `None` where they have none."""
+    if not estimate.has_length(manifest.graph(names.TRAIN)):
+        return None
+    return min(length, manifest.text.max_length if manifest.text else length)
+
+
+def _check_memory(manifest: Manifest, batch_size: int, length: int) -> None:
+    """A batch that does not fit would have the system end the program, or others."""
+    plan = plan_memory(
+        Guest(root=board.ROOT),
+        manifest,
+        TrainingArguments(batch_size=batch_size),
+        length,
+        memory.resident_bytes(),
+    )
+    if plan.rows < batch_size:
+        raise ArgumentError(
+            f"batch_size is {batch_size}; expected at most {plan.rows}: more rows of this model would not fit into the "
+            "memory that is available."
+        )
+
+
+def _table(facts: dict[str, Any]) -> str:
+    """Markdown, of a row, with what it was measured on."""
+    rate = "tokens" if facts["tokens_per_second"] is not None else "samples"
+    least, most = min(facts["seconds"]), max(facts["seconds"])
+    cells = {
+        "machine": facts["machine"] + (" (emulated)" if facts["emulated"] else ""),
+        "engine": facts["engine"],
+        "batch": str(facts["batch_size"]) + ("" if facts["length"] is None else f" x {facts['length']}"),
+        "step, s: median (min..max)": f"{facts['median_seconds']:.3f} ({least:.3f}..{most:.3f})",
+        f"{rate}/s": _number(facts[f"{rate}_per_second"], ",.1f"),
+        "peak RSS, MB": f"{facts['peak_memory_bytes'] / BYTES_PER_MB:,.0f}",
+        "hottest, °C": _number(facts["temperature"], ".1f"),
+        "W": _number(facts["watts"], ".1f"),
+    }
+    lines = ["| " + " | ".join(_cell(each) for each in row) + " |" for row in (cells, cells.values())]
+    lines.insert(1, "|---" * len(cells) + "|")
+    about = (
+        f"{facts['model']}; edgepeft {facts['edgepeft']}, {facts['onnxruntime']}, threads {facts['threads']}, "
+        f"median of {len(facts['seconds'])} steps"
+    )
+    notes = [plain(about).plain]
+    if facts["throttling"]:
+        notes.append(f"slowed down by the board meanwhile: {', '.join(facts['throttling'])}")
+    if facts["emulated"]:
+        notes.append(_EMULATED)
+    return "\n".join([*lines, "", *notes])
+
+
+def _cell(text: str) -> str:
+    return plain(text).plain.replace("|", "/")
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

@@ -1,0 +1,159 @@
+"""`edgepeft doctor`: what this machine is, how it is doing, and whether a bundle can be trained on it."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+from rich.tree import Tree
+
+from edgepeft import board, estimate, memory, names, ort_package
+from edgepeft.bundle import read_manifest
+from edgepeft.cli.shared import FOLDER, console, json_option, plain, print_json, size_text
+from edgepeft.engines.choice import ORT_TRAINING, STOCK, choose
+from edgepeft.errors import EngineError
+from edgepeft.guest import Guest, memory_limit
+from edgepeft.manifest import Manifest
+
+#: Batches whose memory is estimated.
+_BATCH_SIZES = (1, 2, 4, 8)
+_LENGTHS = (64, 256, 1024)
+
+
+@click.command(epilog="\b\nExample:\n  edgepeft doctor bundle/")
+@click.argument("bundle", type=FOLDER, required=False)
+@json_option
+def doctor(*, bundle: Path | None, as_json: bool) -> None:
+    """Shows what this machine is, how it is doing, and whether a training on BUNDLE fits into its memory.
+
+    Of the bundle only the manifest is read: a machine that is too small for it can be asked too.
+    """
+    facts = _machine() | _runtime()
+    if bundle is not None:
+        facts |= _bundle(bundle, read_manifest(bundle))
+    if as_json:
+        print_json(facts)
+    else:
+        console().print(_drawing(facts))
+
+
+def _machine() -> dict[str, Any]:
+    found, now = board.board(board.ROOT), board.sensors(board.ROOT)
+    available = board.available_memory(board.ROOT)
+    return dataclasses.asdict(found) | {"available_bytes": available} | dataclasses.asdict(now)
+
+
+def _runtime() -> dict[str, Any]:
+    """The ONNX Runtime that is installed, and the engine that runs on it."""
+    try:
+        package = ort_package.installed()
+    except EngineError as error:
+        return {"onnxruntime": None, "onnxruntime_version": None, "engine": None, "engine_reason": str(error)}
+    return {
+        "onnxruntime": package.name,
+        "onnxruntime_version": package.version,
+        "engine": ORT_TRAINING if package.trains else STOCK,
+        "engine_reason": f"{package.name} {package.version} is installed",
+    }
+
+
+def _bundle(path: Path, manifest: Manifest) -> dict[str, Any]:
+    """Whether a training fits, and what it takes; and the engine for this bundle."""
+    rows = [
+        {"batch_size": batch_size, "length": length, **_memory(manifest, batch_size, length)}
+        for batch_size in _BATCH_SIZES
+        for length in _lengths(manifest)
+    ]
+    try:
+        choice = choose(manifest)
+        engine = {"engine": choice.engine, "engine_reason": choice.why}
+    except EngineError as error:
+        engine = {"engine": None, "engine_reason": str(error)}
+    model = {"bundle": str(path), "model_name": manifest.model.name}
+    return engine | model | {"fits": rows[0]["fits"] if rows else None, "training_memory": rows}
+
+
+def _lengths(manifest: Manifest) -> list[int | None]:
+    """Lengths of rows, where they have one; none at all where the exporter could not tell the memory."""
+    graph = manifest.graphs.get(names.TRAIN)
+    if graph is None or graph.memory is None:
+        return []
+    if not estimate.has_length(graph):
+        return [None]
+    longest = manifest.text.max_length if manifest.text else max(_LENGTHS)
+    return list(dict.fromkeys(min(length, longest) for length in _LENGTHS))
+
+
+def _memory(manifest: Manifest, batch_size: int, length: int | None) -> dict[str, Any]:
+    found = estimate.training_memory(manifest, batch_size, length or 1)
+    assert found is not None
+    limit = memory_limit(Guest(root=board.ROOT), found, memory.resident_bytes())
+    return {"bytes": found.total, "fits": None if limit is None else found.total <= limit}
+
+
+def _drawing(facts: Mapping[str, Any]) -> Tree:
+    """The facts as a tree."""
+    tree = Tree(plain(facts["model"] or facts["processor"] or "a machine without a name"))
+    machine = tree.add("machine")
+    emulated = ", emulated: its times say nothing" if facts["emulated"] else ""
+    _leaf(machine, "processor", f"{facts['processor'] or 'not told'}, {facts['architecture']}{emulated}")
+    physical = "" if facts["physical_cores"] is None else f" of {facts['physical_cores']}"
+    _leaf(machine, "physical cores", f"{facts['usable_cores']}{physical} usable")
+    sets = facts["instruction_sets"]
+    told = ", ".join(name if there else f"no {name}" for name, there in sets.items())
+    _leaf(machine, "instruction sets", told or "not told")
+    total, available = (_size(facts[name]) for name in ("memory_bytes", "available_bytes"))
+    _leaf(machine, "memory", f"{total}, available {available}")
+    now = tree.add("now")
+    _leaf(now, "temperature", _measure(facts["temperature"], "°C"))
+    _leaf(now, "slowed down", _throttling(facts["throttling"]))
+    _leaf(now, "battery", _battery(facts["battery"]))
+    _leaf(now, "power", _measure(facts["watts"], "W"))
+    runtime = tree.add("runtime")
+    _leaf(runtime, "onnxruntime", f"{facts['onnxruntime'] or 'none'} {facts['onnxruntime_version'] or ''}")
+    runs = f"{facts['engine']} would run" if facts["engine"] else "none can run"
+    _leaf(runtime, "engine", f"{runs}: {facts['engine_reason']}")
+    if "bundle" in facts:
+        answer = {True: "fits", False: "does not fit", None: "cannot be told"}[facts["fits"]]
+        of = tree.add(plain(f"training {facts['model_name']} ({facts['bundle']}): {answer}"))
+        if facts["training_memory"]:
+            of.add(_table(facts["training_memory"]))
+    return tree
+
+
+def _leaf(tree: Tree, name: str, value: str) -> None:
+    tree.add(plain(f"{name}  {value.strip()}"))
+
+
+def _size(value: int | None) -> str:
+    return "not told" if value is None else size_text(value)
+
+
+def _measure(value: float | None, unit: str) -> str:
+    return "not told" if value is None else f"{value:.1f} {unit}"
+
+
+def _throttling(reasons: tuple[str, ...] | None) -> str:
+    return "not told" if reasons is None else ", ".join(reasons) or "no"
+
+
+def _battery(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return "none"
+    return f"{found['percent']:g} %, {'discharging' if found['discharging'] else 'not in use'}"
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    """Batch sizes down, lengths across; what does not fit is said."""
+    lengths = list(dict.fromkeys(row["length"] for row in rows))
+    table = Table("batch size", *("" if n is None else f"length {n}" for n in lengths), box=None)
+    for batch_size in dict.fromkeys(row["batch_size"] for row in rows):
+        cells = [
+            size_text(row["bytes"]) + (" too much" if row["fits"] is False else "")
+            for row in rows
+            if row["batch_size"] == batch_size
+        ]
+        table.add_row(str(batch_size), *cells)
+    return table

@@ -1,0 +1,136 @@
+"""`edgepeft bench`: a table to paste, and what it does not say."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from fake_machine import PI_4, hot, throttled, write
+
+import edgepeft
+from edgepeft import bench, names
+from edgepeft.cli import main
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A Raspberry Pi with a meter."""
+    folder = write(
+        tmp_path / "machine",
+        {
+            "proc/cpuinfo": PI_4,
+            "proc/device-tree/model": "Raspberry Pi 4 | Model B\0",
+            "proc/sys/kernel/arch": os.uname().machine,
+            "sys/class/hwmon/hwmon0/power1_input": 5_300_000,
+        },
+    )
+    hot(folder, 61.5)
+    throttled(folder, 0)
+    monkeypatch.setattr("edgepeft.board.ROOT", folder)
+    return folder
+
+
+def ran(*arguments: object) -> Any:
+    return CliRunner().invoke(main, ["bench", *map(str, arguments)])
+
+
+def table(text: str) -> dict[str, str]:
+    """The cells of the one row, by their titles."""
+    title, line, row, *_ = text.splitlines()
+    assert re.fullmatch(r"(\|---)+\|", line)
+    titles, cells = ([cell.strip() for cell in each.strip("|").split(" | ")] for each in (title, row))
+    assert len(titles) == len(cells) == line.count("---")
+    return dict(zip(titles, cells, strict=True))
+
+
+def test_a_table_to_paste(root: Path, bundles: Path) -> None:
+    """With the board, the step's median, least and most, the rate, memory, heat and power."""
+    del root
+    done = ran(bundles / "tiny-llama", "--batch-size", 2, "--length", 500, "--steps", 3, "--threads", 1)
+    assert done.exit_code == 0, done.stderr
+    cells = table(done.stdout)
+    assert cells["machine"] == "Raspberry Pi 4 / Model B"
+    assert cells["batch"] == "2 x 128", "no longer than the model takes"
+    assert re.fullmatch(r"\d+\.\d{3} \(\d+\.\d{3}\.\.\d+\.\d{3}\)", cells["step, s: median (min..max)"])
+    assert float(cells["tokens/s"].replace(",", "")) > 0
+    assert int(cells["peak RSS, MB"].replace(",", "")) > 10
+    assert (cells["hottest, °C"], cells["W"]) == ("61.5", "5.3")
+    about = done.stdout.splitlines()[4]
+    assert "LlamaForCausalLM" in about or "llama" in about
+    assert about.endswith("threads 1, median of 3 steps")
+    assert "slowed down" not in done.stdout
+
+
+def test_json(root: Path, bundles: Path) -> None:
+    """The same numbers, and each step's."""
+    throttled(root, 0x4)
+    done = ran(bundles / "conv-net", "--steps", 5, "--json")
+    assert done.exit_code == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert len(facts["seconds"]) == 5
+    assert facts["median_seconds"] == sorted(facts["seconds"])[2]
+    assert facts["samples_per_second"] == pytest.approx(4 / facts["median_seconds"])
+    assert (facts["tokens_per_second"], facts["length"]) == (None, None)
+    assert facts["throttling"] == ["throttled"]
+    assert (facts["temperature"], facts["watts"], facts["emulated"]) == (61.5, 5.3, False)
+    assert facts["expected_memory_bytes"] > 0
+
+
+def test_a_board_that_slows_down(root: Path, bundles: Path) -> None:
+    """Is called so: the time is not that of the board at its best."""
+    throttled(root, 0x5)
+    done = ran(bundles / "conv-net", "--steps", 1)
+    assert "slowed down by the board meanwhile: under-voltage, throttled\n" in done.stdout
+
+
+def test_an_emulated_processor(root: Path, bundles: Path) -> None:
+    """No rate, and a line that says why."""
+    write(root, {"proc/sys/kernel/arch": "another"})
+    done = ran(bundles / "tiny-llama", "--steps", 1)
+    cells = table(done.stdout)
+    assert cells["machine"].endswith(" (emulated)")
+    assert cells["samples/s"] == "-"
+    assert "tokens/s" not in cells
+    assert done.stdout.endswith(
+        "emulated: these times say nothing about a board, and are not to be compared with any.\n"
+    )
+    facts = json.loads(ran(bundles / "tiny-llama", "--steps", 1, "--json").stdout)
+    assert (facts["emulated"], facts["samples_per_second"], facts["tokens_per_second"]) == (True, None, None)
+
+
+def test_a_batch_that_does_not_fit(root: Path, bundles: Path) -> None:
+    """Is refused, with one that does."""
+    write(root, {"proc/meminfo": "MemAvailable: 60000 kB"})
+    done = ran(bundles / "tiny-llama", "--batch-size", 4096)
+    assert done.exit_code == 2
+    found = re.search(
+        r"Error: --batch-size is 4096; expected at most (\d+): more rows of this model", done.stderr
+    )
+    assert found, done.stderr
+    assert 1 <= int(found[1]) < 4096
+
+
+def test_the_adapter_stays_as_it_is(bundles: Path) -> None:
+    """A bench trains a copy, as often as is said."""
+    model = edgepeft.load(bundles / "tiny-bert")
+    before = {name: value.copy() for name, value in model.adapter.tensors.items()}
+    measured = bench.measure(model, batch_size=3, length=7, steps=4)
+    assert (len(measured.seconds), measured.samples, measured.tokens) == (4, 3, 21)
+    assert all(np.array_equal(before[name], value) for name, value in model.adapter.tensors.items())
+
+
+@pytest.mark.parametrize("name", ["tiny-llama", "tiny-bert", "conv-net", "embedder", "wide"])
+def test_random_rows_are_of_use(bundles: Path, name: str) -> None:
+    """Of every kind of bundle: the train graph takes them, and its loss is a number."""
+    model = edgepeft.load(bundles / name)
+    manifest = model.bundle.manifest
+    rows = bench.random_rows(manifest, 3, 5)
+    outputs = model.engine.run(
+        names.TRAIN, model.collate(rows), model.engine.prepare(dict(model.adapter.tensors))
+    )
+    assert np.isfinite(outputs["loss"])
+    assert outputs["weight"] > 0

@@ -1,0 +1,171 @@
+"""Memory of a training as a guest: a batch that does not fit is run in parts, a row that does not fit is refused."""
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_machine import write
+from training_runs import Rows, arguments, make_rows
+
+import edgepeft
+from edgepeft import estimate, guest
+from edgepeft.engines.base import StepResult
+from edgepeft.errors import MemoryLimitError
+from edgepeft.limits import KiB
+
+
+@pytest.fixture(scope="module")
+def rows() -> Rows:
+    return make_rows()
+
+
+def total(bundle: Path, rows: Rows, batch_size: int) -> int:
+    """What a training is expected to take."""
+    longest = max(len(row["labels"]) for row in rows)
+    found = estimate.training_memory(edgepeft.Bundle.open(bundle).manifest, batch_size, longest)
+    assert found is not None
+    return int(found.total)
+
+
+class Shrunk(edgepeft.Callback):
+    """What is told of memory."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[int, int, int]] = []
+
+    def on_shrink(self, rows: int, expected_bytes: int, limit_bytes: int) -> None:
+        self.told.append((rows, expected_bytes, limit_bytes))
+
+
+class Steps(edgepeft.Callback):
+    """Counts the steps."""
+
+    def __init__(self) -> None:
+        self.made = 0
+
+    def on_step_end(self, step: int, result: StepResult) -> None:
+        del result
+        self.made = step
+
+
+class Stop(Steps):
+    """Stops a run after its third step."""
+
+    def __init__(self, trainer: edgepeft.Trainer) -> None:
+        super().__init__()
+        self._trainer = trainer
+
+    def on_step_end(self, step: int, result: StepResult) -> None:
+        super().on_step_end(step, result)
+        if step == 3:
+            self._trainer.stop()
+
+
+@pytest.fixture
+def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows of each batch that is run."""
+    seen: list[int] = []
+    collate = edgepeft.Model.collate
+
+    def watched(self: edgepeft.Model, rows: Any, *rest: Any) -> Any:
+        seen.append(len(rows))
+        return collate(self, rows, *rest)
+
+    monkeypatch.setattr(edgepeft.Model, "collate", watched)
+    return seen
+
+
+@pytest.mark.parametrize(("batch_size", "accumulation"), [(8, 1), (4, 2), (7, 1)])
+def test_a_batch_that_does_not_fit_is_run_in_parts(
+    bundles: Path, rows: Rows, sizes: list[int], batch_size: int, accumulation: int
+) -> None:
+    """Half of it, and half of that, for the same update; told once, with the numbers."""
+    bundle = bundles / "tiny-llama"
+    settings = arguments(batch_size=batch_size, gradient_accumulation=accumulation, group_by_length=True)
+    plain = edgepeft.Trainer(edgepeft.load(bundle), settings).fit(rows)
+    sizes.clear()
+    limit = total(bundle, rows, 2) + 1
+    watch = Shrunk()
+    little = edgepeft.Guest(max_memory=limit)
+    result = edgepeft.Trainer(edgepeft.load(bundle), settings).fit(
+        rows, rows, callbacks=[watch], guest=little
+    )
+    most = 1 if batch_size == 7 else 2  # 7, 3, 1
+    assert watch.told == [(most, total(bundle, rows, batch_size), limit)]
+    assert max(sizes) == most
+    assert result.losses == pytest.approx(plain.losses, rel=1e-5)
+    for name, value in plain.adapter.tensors.items():
+        assert np.allclose(result.adapter.tensors[name], value, atol=1e-5)
+
+
+def test_a_checkpoint_goes_on_with_less_memory(bundles: Path, rows: Rows, tmp_path: Path) -> None:
+    """Made with the whole batch, resumed in parts, and the other way round: it is one run."""
+    bundle = bundles / "tiny-llama"
+    settings = arguments(batch_size=8, gradient_accumulation=1)
+    plain = edgepeft.Trainer(edgepeft.load(bundle), settings).fit(rows)
+    little = edgepeft.Guest(max_memory=total(bundle, rows, 2) + 1)
+    for number, guests in enumerate(((None, little), (little, None), (little, little))):
+        training = edgepeft.Trainer(edgepeft.load(bundle), settings)
+        folder = tmp_path / str(number)
+        training.fit(
+            rows,
+            callbacks=[Stop(training)],
+            checkpoint_dir=folder,
+            guest=guests[0],
+        )
+        result = edgepeft.Trainer(edgepeft.load(bundle), settings).fit(
+            rows, checkpoint_dir=folder, resume=True, guest=guests[1]
+        )
+        assert result.losses == pytest.approx(plain.losses, rel=1e-5)
+
+
+def test_a_row_that_does_not_fit(bundles: Path, rows: Rows) -> None:
+    """Refused before the first step, with both numbers and what to do."""
+    bundle = bundles / "tiny-llama"
+    watch = Steps()
+    little = edgepeft.Guest(max_memory=total(bundle, rows, 1) - 1)
+    told = re.compile(
+        r"one row of length \d+ is expected to take \d+ MiB of memory; there are \d+ MiB\. Lower max_length, "
+        r"end other programs, or raise max_memory\."
+    )
+    with pytest.raises(MemoryLimitError, match=told):
+        edgepeft.Trainer(edgepeft.load(bundle), arguments()).fit(rows, callbacks=[watch], guest=little)
+    assert not watch.made
+
+
+def test_the_limit_is_what_is_available(bundles: Path, tmp_path: Path) -> None:
+    """What the process holds of it already is not taken twice; nothing is refused where nothing is known."""
+    bundle = bundles / "tiny-llama"
+    settings = arguments(batch_size=8)
+    manifest = edgepeft.Bundle.open(bundle).manifest
+    needed = estimate.training_memory(manifest, 8, 19)
+    assert needed is not None
+    nothing = edgepeft.Guest(root=tmp_path)
+    assert guest.plan_memory(nothing, manifest, settings, 19, 0) == guest.MemoryPlan(8)
+    missing = math.ceil((needed.total - needed.loaded) / KiB)
+    write(tmp_path, {"proc/meminfo": f"MemAvailable: {missing} kB"})
+    held = int(needed.loaded) + 1
+    assert guest.plan_memory(nothing, manifest, settings, 19, held).rows == 8
+    assert guest.plan_memory(nothing, manifest, settings, 19, held * 10).rows == 8, (
+        "other data is not counted"
+    )
+    write(tmp_path, {"proc/meminfo": f"MemAvailable: {missing - 100} kB"})
+    assert guest.plan_memory(nothing, manifest, settings, 19, held * 10).rows == 4
+    assert guest.plan_memory(edgepeft.Guest(max_memory=1 << 40), manifest, settings, 19, 0).rows == 8
+
+
+def test_the_length_of_rows_that_stream(bundles: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`max_length`, or that of the first rows: not all are read before the first step."""
+    monkeypatch.setattr("edgepeft.limits.MAX_HELD_FILE_BYTES", -1)
+    monkeypatch.setattr("edgepeft.data.dataset._LOOKED_AT_ROWS", 3)
+    bundle = bundles / "tiny-llama"
+    for settings, expected in (
+        (arguments(), max(len(row["labels"]) for row in rows[:3])),
+        (arguments(max_length=100), 100),
+    ):
+        little = edgepeft.Guest(max_memory=1)
+        with pytest.raises(MemoryLimitError, match=f"one row of length {expected} is"):
+            edgepeft.Trainer(edgepeft.load(bundle), settings).fit(rows, guest=little)
