@@ -61,6 +61,7 @@ def _runtime() -> dict[str, Any]:
 
 def _bundle(path: Path, manifest: Manifest) -> dict[str, Any]:
     """Whether a training fits, and what it takes; and the engine for this bundle."""
+    engine: dict[str, str | None]
     rows = [
         {"batch_size": batch_size, "length": length, **_memory(manifest, batch_size, length)}
         for batch_size in _BATCH_SIZES
