@@ -65,20 +65,21 @@ def measure(model: Model, batch_size: int, length: int, steps: int, root: Path =
     stepper = model.engine.stepper(TrainState.fresh("adamw", model.adapter.tensors))
     seconds: list[float] = []
     seen: list[board.Sensors] = []
+    sensors = board.find_sensors(root)
     for _ in range(WARMUP_STEPS + steps):
         started = time.perf_counter()
         stepper.step([batch], StepSettings(learning_rate=_LEARNING_RATE, max_grad_norm=1.0))
         seconds.append(time.perf_counter() - started)
-        seen.append(board.sensors(root))
+        seen.append(board.read_sensors(sensors))
     counted = seen[WARMUP_STEPS:]
-    told = [sensors.throttling for sensors in counted if sensors.throttling is not None]
-    watts = [sensors.watts for sensors in counted if sensors.watts is not None]
+    told = [now.throttling for now in counted if now.throttling is not None]
+    watts = [now.watts for now in counted if now.watts is not None]
     return Measured(
         seconds=seconds[WARMUP_STEPS:],
         samples=batch_size,
         tokens=batch["input_ids"].size if "input_ids" in batch else 0,
         peak_memory_bytes=memory.peak_bytes(),
-        temperature=max((s.temperature for s in counted if s.temperature is not None), default=None),
+        temperature=max((now.temperature for now in counted if now.temperature is not None), default=None),
         throttling=tuple(dict.fromkeys(reason for reasons in told for reason in reasons)) if told else None,
         watts=statistics.median(watts) if watts else None,
     )

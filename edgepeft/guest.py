@@ -1,6 +1,7 @@
 """Training as a guest: on a machine that has other things to do, or that suffers from heat, a weak supply, a low battery."""
 
 import contextlib
+import math
 import os
 import threading
 import time
@@ -26,8 +27,11 @@ COOLING_DEGREES = 5.0
 #: Seconds between two looks whether a paused run was asked to stop.
 _STOP_SECONDS = 0.2
 
+#: Seconds after which the sensors are looked for again: a battery, say, is put in.
+_FIND_SECONDS = 30.0
+
 _RANGES = {
-    "max_temperature": Range(lowest=0, highest=float("inf"), above_lowest=True),
+    "max_temperature": Range(lowest=0, highest=math.inf, above_lowest=True),
     "min_battery": Range(lowest=0, highest=100),
     "nice": Range(lowest=0, highest=19, whole=True),
     "max_memory": Range(lowest=1, highest=1 << 50, whole=True),
@@ -106,6 +110,7 @@ class Pauses:
         self._guest = guest
         self._callbacks = callbacks
         self._stopping = stopping
+        self._found = -math.inf
 
     def wait(self, step: int, save: Callable[[], None]) -> None:
         """Returns at once, or when the machine is well again.
@@ -131,7 +136,11 @@ class Pauses:
     def _reason(self, *, paused: bool) -> str | None:
         if self._guest is None:
             return None
-        return reason_to_pause(self._guest, board.sensors(self._guest.root), paused=paused)
+        now = time.monotonic()
+        if now - self._found >= _FIND_SECONDS:
+            self._found = now
+            self._files = board.find_sensors(self._guest.root)
+        return reason_to_pause(self._guest, board.read_sensors(self._files), paused=paused)
 
     def _sleep(self) -> None:
         # Not by waiting for an event: a signal's handler that sets it could come while its lock is held.

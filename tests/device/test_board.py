@@ -129,7 +129,7 @@ def test_the_hottest_sensor(tmp_path: Path) -> None:
     """Of those that mean a temperature: some drivers say -273 or 127 000 where nothing is connected."""
     zones = {0: 51500, 1: 62000, 2: -273200, 3: 999000}
     write(tmp_path, {f"sys/class/thermal/thermal_zone{zone}/temp": value for zone, value in zones.items()})
-    assert board.temperature(tmp_path) == 62.0
+    assert board.sensors(tmp_path).temperature == 62.0
 
 
 @pytest.mark.parametrize(
@@ -145,24 +145,24 @@ def test_the_hottest_sensor(tmp_path: Path) -> None:
 def test_throttling_is_what_is_so_now(tmp_path: Path, bits: int, told: tuple[str, ...]) -> None:
     """Not what was so at some time since the board started: the bits from 16 on."""
     throttled(tmp_path, bits)
-    assert board.throttling(tmp_path) == told
+    assert board.sensors(tmp_path).throttling == told
 
 
 def test_throttling_of_a_raspberry_pi_5(tmp_path: Path) -> None:
     """Its folder has an address."""
     write(tmp_path, {"sys/devices/platform/soc@107c000000/soc@107c000000:firmware/get_throttled": "4"})
-    assert board.throttling(tmp_path) == ("throttled",)
+    assert board.sensors(tmp_path).throttling == ("throttled",)
 
 
 @pytest.mark.parametrize(("alarm", "told"), [(1, ("under-voltage",)), (0, ())])
 def test_under_voltage_by_the_kernels_own_driver(tmp_path: Path, alarm: int, told: tuple[str, ...]) -> None:
     """Where get_throttled is not there; another chip's alarm says nothing of it."""
     write(tmp_path, {"sys/class/hwmon/hwmon0/name": "other", "sys/class/hwmon/hwmon0/in0_lcrit_alarm": 1})
-    assert board.throttling(tmp_path) is None
+    assert board.sensors(tmp_path).throttling is None
     write(
         tmp_path, {"sys/class/hwmon/hwmon1/name": "rpi_volt", "sys/class/hwmon/hwmon1/in0_lcrit_alarm": alarm}
     )
-    assert board.throttling(tmp_path) == told
+    assert board.sensors(tmp_path).throttling == told
 
 
 def test_batteries(tmp_path: Path) -> None:
@@ -170,26 +170,26 @@ def test_batteries(tmp_path: Path) -> None:
     write(tmp_path, {"sys/class/power_supply/AC/type": "Mains"})
     mouse = {"type": "Battery", "scope": "Device", "capacity": 3, "status": "Discharging"}
     write(tmp_path, {f"sys/class/power_supply/hid-0/{name}": value for name, value in mouse.items()})
-    assert board.battery(tmp_path) is None
+    assert board.sensors(tmp_path).battery is None
     on_battery(tmp_path, 42)
-    assert board.battery(tmp_path) == board.Battery(42.0, discharging=True)
+    assert board.sensors(tmp_path).battery == board.Battery(42.0, discharging=True)
     on_battery(tmp_path, 42, "Charging")
-    assert board.battery(tmp_path) == board.Battery(42.0, discharging=False)
+    assert board.sensors(tmp_path).battery == board.Battery(42.0, discharging=False)
 
 
 def test_watts(tmp_path: Path) -> None:
     """Of a meter on the board; while on battery, what that gives, by power or by current and voltage."""
-    assert board.watts(tmp_path) is None
+    assert board.sensors(tmp_path).watts is None
     write(tmp_path, {"sys/class/hwmon/hwmon0/power1_input": 4_200_000})
-    assert board.watts(tmp_path) == 4.2
+    assert board.sensors(tmp_path).watts == 4.2
     on_battery(tmp_path, 80)
-    assert board.watts(tmp_path) == 4.2
+    assert board.sensors(tmp_path).watts == 4.2
     write(tmp_path, {f"{BATTERY}/current_now": -2_000_000, f"{BATTERY}/voltage_now": 5_000_000})
-    assert board.watts(tmp_path) == 10.0
+    assert board.sensors(tmp_path).watts == 10.0
     write(tmp_path, {f"{BATTERY}/power_now": 6_000_000})
-    assert board.watts(tmp_path) == 6.0
+    assert board.sensors(tmp_path).watts == 6.0
     on_battery(tmp_path, 80, "Charging")
-    assert board.watts(tmp_path) == 4.2
+    assert board.sensors(tmp_path).watts == 4.2
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,14 @@ def test_a_machine_that_is_unwell_from_the_start(handmade: Path, root: Path) -> 
     assert told[0] == str(watch.told[:2])
 
 
+def test_a_sensor_that_comes_later(handmade: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is found: they are looked for again now and then."""
+    monkeypatch.setattr("edgepeft.guest._FIND_SECONDS", 0.0)
+    watch = Trouble(lambda: hot(tmp_path, 81), lambda: hot(tmp_path, 50))
+    trainer(handmade).fit(ROWS, callbacks=[watch], guest=edgepeft.Guest(root=tmp_path))
+    assert ("resume", AT) in watch.told
+
+
 def test_without_a_guest_nothing_is_heeded(handmade: Path, root: Path) -> None:
     """A program that does not ask for it is never paused."""
     hot(root, 99)
@@ -332,8 +340,8 @@ def command(
     """`edgepeft train` on the machine that is made up."""
     data = tmp_path / "data.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    real = board.sensors
-    monkeypatch.setattr("edgepeft.guest.board.sensors", lambda _: real(root))
+    real = board.find_sensors
+    monkeypatch.setattr("edgepeft.guest.board.find_sensors", lambda _: real(root))
 
     def run(*options: object) -> Any:
         fixed = ["train", handmade / "chat", "--data", data, "--output", tmp_path / "alice", "--max-steps", 3]
