@@ -227,6 +227,15 @@ def test_a_paused_run_can_be_stopped(handmade: Path, root: Path, tmp_path: Path)
         assert same(again.adapter, plain.adapter)
 
 
+def test_a_signal_wakes_a_run_that_waits(handmade: Path, root: Path) -> None:
+    """It does not wait for the sensors: the machine stays hot."""
+    timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    watch = Trouble(lambda: hot(root, 81), timer.start)
+    result = trainer(handmade).fit(ROWS, callbacks=[watch], guest=edgepeft.Guest(root=root))
+    assert (result.stop_reason, result.steps) == ("stopped", AT)
+    assert result.paused_seconds > 0.2
+
+
 def test_a_power_cut_in_a_pause_loses_no_step(handmade: Path, root: Path, tmp_path: Path) -> None:
     """The checkpoint is written as a pause begins: there was none before."""
     path = tmp_path / "run" / "checkpoint.safetensors"
