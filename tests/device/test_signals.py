@@ -12,11 +12,11 @@ import threading
 from pathlib import Path
 
 import pytest
+from handmade_bundles import HANDMADE
 
 import edgepeft
 from edgepeft import signals
 
-HANDMADE = Path(__file__).parent.parent / "data" / "handmade"
 STEPS = 60
 #: Signals that are sent at most, a fifth of a second apart, until a program has ended.
 TRIES = 100
@@ -131,6 +131,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.stock("its training steps cannot be broken off")
 @pytest.mark.parametrize(
     ("number", "told", "code"),
     [(signal.SIGINT, "interrupted\n", 0), (signal.SIGTERM, "", -signal.SIGTERM)],
