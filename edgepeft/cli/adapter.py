@@ -15,6 +15,7 @@ from edgepeft.cli.group import Group
 from edgepeft.cli.shared import (
     FOLDER,
     bundle_argument,
+    check_places,
     console,
     json_option,
     plain,
@@ -173,6 +174,7 @@ def merge(*, adapters: tuple[Path, ...], weights: str | None, output: Path, as_j
     Only the ratios of the weights count. For LoRA this averages the factors A and B, not their products: it is
     meant for adapters that were trained from the same start, each for a short while.
     """
+    check_places({"--output": output})
     shares = [1.0] * len(adapters) if weights is None else _numbers_of(weights)
     merged = average([Adapter.load(path) for path in adapters], shares)
     merged.save(output)
@@ -208,6 +210,7 @@ def export(*, bundle: Path, adapter: Path, output: Path, kind: str, as_json: boo
     onnx          a folder with a model that stands alone: the adapter inside, no adapter inputs; low-rank
                   products stay factored, the base weights are not changed
     """
+    check_places({"OUTPUT": output})
     export_adapter(Bundle.open(bundle), Adapter.load(adapter), output, kind)
     files = [output] if output.is_file() else sorted(output.iterdir())
     sizes = {path.name: path.stat().st_size for path in files}

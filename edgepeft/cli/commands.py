@@ -17,6 +17,7 @@ from edgepeft.cli.shared import (
     adapter_option,
     bundle_argument,
     check_adapter_output,
+    check_places,
     json_option,
     max_length_option,
     print_json,
@@ -107,8 +108,10 @@ def train(
     Ctrl-C or SIGTERM stops after the running step, saves what has been learned, and gives exit code 1. An adapter
     that is there already is not replaced then.
     """
+    others = {"--report": report, "--log": log, "--checkpoint-dir": checkpoint_dir}
+    check_places({"--output": output, **others}, [data, eval_data])
     check_adapter_output(output)
-    _check_places(output, {"--report": report, "--log": log, "--checkpoint-dir": checkpoint_dir})
+    _check_apart(output, others)
     if checkpoint_dir is not None:
         store.check_writable(checkpoint_dir / CHECKPOINT)
     model = load(bundle, adapter, threads=threads)
@@ -141,7 +144,7 @@ def train(
         raise click.exceptions.Exit(1)
 
 
-def _check_places(output: Path, others: Mapping[str, Path | None]) -> None:
+def _check_apart(output: Path, others: Mapping[str, Path | None]) -> None:
     """What a run writes beside the adapter is not in its folder, which would then not be replaced; nor in one file."""
     folder = output.resolve()
     for option, path in others.items():

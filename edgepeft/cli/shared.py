@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edgepeft import store
+from edgepeft import names, store
 from edgepeft.adapter import holds_an_adapter_only
 from edgepeft.data import Dataset
-from edgepeft.errors import StorageError
+from edgepeft.errors import ArgumentError, StorageError
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 DATA = click.Path(exists=True, path_type=Path)
@@ -96,3 +97,33 @@ def check_adapter_output(output: Path) -> None:
     if output.is_symlink() or (output.exists() and not holds_an_adapter_only(output)):
         raise StorageError(f"{output}: exists and is not an adapter's folder. Choose another --output.")
     store.check_writable(output)
+
+
+def check_places(written: Mapping[str, Path | None], data: Iterable[Path | None] = ()) -> None:
+    """Refuses to write where something is read from.
+
+    Args:
+        written: Places by what they are called on the command line.
+        data: Files and folders of data.
+
+    Raises:
+        ArgumentError: A place is in a bundle, which is refused once there is a file more in it, or in a folder of
+            data, where it would be taken for data.
+    """
+    folders = {path.resolve() for path in data if path is not None and path.is_dir()}
+    for name, path in written.items():
+        place = None if path is None else path.resolve()
+        for folder in () if place is None else (place, *place.parents):
+            if _is_bundle(folder):
+                raise ArgumentError(
+                    f"{name} {path} is in the bundle {folder}, whose files are all listed. Choose another place."
+                )
+            if folder in folders:
+                raise ArgumentError(
+                    f"{name} {path} is in the folder of data {folder}, where it would be data. Choose another place."
+                )
+
+
+def _is_bundle(folder: Path) -> bool:
+    with store.refusals(folder):
+        return all((folder / name).is_file() for name in (names.MANIFEST, names.BASE))
