@@ -47,7 +47,9 @@ class TrainingResult:
         stop_reason: Why the run ended.
         truncated_rows: Rows of the training data that were cut to `max_length`; of data that streams, those that
             came up in the first pass of this call.
+        adapter_step: The step after which `adapter` was as it is: the last, or the best one's.
         seconds_per_step: Mean time of an update.
+        held_out_loss: Loss of `adapter` on the held-out rows; `None` where it was not measured.
     """
 
     adapter: Adapter
@@ -60,10 +62,15 @@ class TrainingResult:
     peak_memory_bytes: int
     stop_reason: StopReason
     truncated_rows: int
+    adapter_step: int
 
     @property
     def seconds_per_step(self) -> float:  # noqa: D102 - among the attributes above
         return self.seconds / max(1, self.steps)
+
+    @property
+    def held_out_loss(self) -> float | None:  # noqa: D102 - among the attributes above
+        return dict(self.evaluation_losses).get(self.adapter_step)
 
 
 class Callback:
@@ -391,6 +398,9 @@ class _Loop:
         best = self._history.best
         known = self._rows.truncated_rows
         tensors = best if best is not None else self._state().adapter
+        step = self._step
+        if best is not None:
+            step, _ = self._history.evaluation_losses[-1 - since_best(self._history.losses_held_out())]
         return TrainingResult(
             adapter=dataclasses.replace(self._model.adapter, tensors=tensors, base_id=self._run.base_id),
             losses=self._history.losses,
@@ -402,6 +412,7 @@ class _Loop:
             peak_memory_bytes=memory.peak_bytes(),
             stop_reason=reason,
             truncated_rows=self._truncated if known is None else known,
+            adapter_step=step,
         )
 
 

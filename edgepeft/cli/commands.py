@@ -159,13 +159,12 @@ def _check_apart(output: Path, others: Mapping[str, Path | None]) -> None:
 
 def _told(result: TrainingResult, saved: AdapterOutput, report: Path | None, *, can_resume: bool) -> str:
     """A run's result in a line."""
-    held_out = result.evaluation_losses
     written = (
         f"{saved.written}: {result.adapter.size / BYTES_PER_MB:.2f} MB" if saved.written else "no adapter"
     )
     parts = [
         f"{written} after {result.steps} of {saved.total_steps} steps of {result.seconds_per_step:.2f} s",
-        *([f"held-out loss {held_out[0][1]:.3f} -> {held_out[-1][1]:.3f}"] if held_out else []),
+        *_held_out(result),
         f"peak memory {result.peak_memory_bytes / MiB:,.0f} MiB",
     ]
     endings = {
@@ -182,6 +181,20 @@ def _told(result: TrainingResult, saved: AdapterOutput, report: Path | None, *, 
     }
     told = [] if report is None else [f"see {report}"]
     return "; ".join([", ".join(parts), *endings[result.stop_reason], *told])
+
+
+def _held_out(result: TrainingResult) -> list[str]:
+    """The held-out loss before, and the written adapter's; or the last one that was measured, if that was not."""
+    measured = result.evaluation_losses
+    if not measured:
+        return []
+    first_step, first = measured[0]
+    loss, step = result.held_out_loss, result.adapter_step
+    if loss is None:
+        step, loss = measured[-1]
+    before = f"{first:.3f} -> " if step != first_step else ""
+    at = f" at step {step}" if step != result.steps else ""
+    return [f"held-out loss {before}{loss:.3f}{at}"]
 
 
 def default_arguments(model: Model, given: dict[str, Any]) -> TrainingArguments:
@@ -211,6 +224,8 @@ def _summary(result: TrainingResult, written: Path | None) -> dict[str, Any]:
         "tokens_per_second": result.tokens_per_second,
         "peak_memory_bytes": result.peak_memory_bytes,
         "evaluation_losses": result.evaluation_losses,
+        "adapter_step": result.adapter_step,
+        "held_out_loss": result.held_out_loss,
         "stop_reason": result.stop_reason,
         "truncated_rows": result.truncated_rows,
     }

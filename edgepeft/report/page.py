@@ -127,9 +127,9 @@ def _subtitle(facts: Facts) -> str:
 
 
 def _tiles(facts: Facts) -> Element:
-    result, held_out = facts.result, facts.result.evaluation_losses
+    result = facts.result
     tiles = {
-        "held-out loss": _from_to(held_out[0][1], held_out[-1][1]) if held_out else None,
+        "held-out loss": _held_out(result),
         "training loss": _from_to(result.losses[0], result.losses[-1]) if result.losses else None,
         "accuracy": "{:.1%} → {:.1%}".format(*facts.samples.accuracy)
         if facts.samples is not None and facts.samples.classes
@@ -147,6 +147,19 @@ def _tiles(facts: Facts) -> Element:
         if value is not None
     ]
     return element("div", *shown, class_="tiles")
+
+
+def _held_out(result: TrainingResult) -> str | None:
+    """The held-out loss before, and the adapter's; or the last one that was measured, if that was not."""
+    measured = result.evaluation_losses
+    if not measured:
+        return None
+    first_step, first = measured[0]
+    loss, step = result.held_out_loss, result.adapter_step
+    if loss is None:
+        step, loss = measured[-1]
+    told = _from_to(first, loss) if step != first_step else f"{loss:.4g}"
+    return told if step == result.steps else f"{told} at step {step:,}"
 
 
 def _curves(facts: Facts) -> Element:
