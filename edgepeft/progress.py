@@ -16,6 +16,9 @@ _LINES = 20
 #: Columns of the bar: with the rest of the line it fits a terminal of 80.
 _BAR_COLUMNS = 16
 
+#: What the first Ctrl-C is answered with.
+_STOPPING = "stopping after this step; a second Ctrl-C ends at once"
+
 Clock = Callable[[], float]
 
 
@@ -83,6 +86,10 @@ class TerminalProgress(Callback):
         del step
         self._held_out = f" ({loss:.3f} held-out)"
 
+    def on_signal(self) -> None:
+        """Acknowledges it, above the bar."""
+        self._bar.console.print(_STOPPING, highlight=False)
+
     def on_train_end(self, result: TrainingResult) -> None:
         """Tells of rows that were cut."""
         _tell_truncated(self._bar.console, result)
@@ -113,6 +120,10 @@ class LineProgress(Callback):
     def on_evaluate(self, step: int, loss: float) -> None:
         """Prints the loss on held-out rows."""
         self._print(f"step {step}/{self._pace.total} held-out loss {loss:.4f}")
+
+    def on_signal(self) -> None:
+        """Acknowledges it."""
+        self._print(_STOPPING)
 
     def _print(self, line: str) -> None:
         self._console.print(line, highlight=False, soft_wrap=True)

@@ -91,6 +91,12 @@ class Callback:
     def on_evaluate(self, step: int, loss: float) -> None:
         """After an evaluation."""
 
+    def on_signal(self) -> None:
+        """When a signal asked the run to stop: at once, in another thread, while the running step goes on.
+
+        What it raises ends nothing, and is lost.
+        """
+
     def on_train_end(self, result: TrainingResult) -> None:
         """After the last step; the model uses the trained adapter already, and the checkpoint is written."""
 
@@ -172,7 +178,11 @@ class Trainer:
             loop = _Loop(
                 self.model, self.arguments, rows, held_out, callbacks, path, run, history, state, self._stop
             )
-            stack.enter_context(signals.first_calls(self.stop, self.model.engine.break_off))
+            stack.enter_context(
+                signals.first_calls(
+                    self.stop, self.model.engine.break_off, lambda: _tell_of_signal(callbacks)
+                )
+            )
             result = loop.run_to_end(started)
             self.model.use(result.adapter)
             with contextlib.ExitStack() as ending:  # each is told, also if one fails
@@ -221,6 +231,11 @@ class Trainer:
             return msgspec.structs.replace(run, held_out=run.held_out or fresh.held_out), history, state
         state = TrainState.fresh(self.arguments.optimizer, self.model.adapter.tensors)
         return fresh, checkpoint.History([], [], None), state
+
+
+def _tell_of_signal(callbacks: Sequence[Callback]) -> None:
+    for callback in callbacks:
+        callback.on_signal()
 
 
 def _check_same(run: checkpoint.Run, fresh: checkpoint.Run, path: Path) -> None:

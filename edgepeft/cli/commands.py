@@ -106,7 +106,7 @@ def train(
     """Trains an adapter of BUNDLE on your data and saves it as HF PEFT does.
 
     Ctrl-C or SIGTERM stops after the running step, saves what has been learned, and gives exit code 1. An adapter
-    that is there already is not replaced then.
+    that is there already is not replaced then. A second one ends at once, and saves nothing.
     """
     others = {"--report": report, "--log": log, "--checkpoint-dir": checkpoint_dir}
     check_places({"--output": output, **others}, [data, eval_data])
