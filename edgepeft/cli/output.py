@@ -3,6 +3,7 @@
 import itertools
 from pathlib import Path
 
+from edgepeft import store
 from edgepeft.training import Callback, TrainingResult
 
 
@@ -36,8 +37,9 @@ class AdapterOutput(Callback):
         if result.stop_reason != "stopped":
             self.written = self.folder
         elif result.steps:
-            taken = self.folder.exists() and any(self.folder.iterdir())
-            self.written = self._aside(result.steps) if taken else self.folder
+            with store.refusals(self.folder):
+                taken = self.folder.exists() and any(self.folder.iterdir())
+                self.written = self._aside(result.steps) if taken else self.folder
         if self.written is not None:
             result.adapter.save(self.written)
 

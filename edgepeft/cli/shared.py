@@ -94,7 +94,9 @@ def check_adapter_output(output: Path) -> None:
     Raises:
         StorageError: It is a link, holds something else, or cannot be written.
     """
-    if output.is_symlink() or (output.exists() and not holds_an_adapter_only(output)):
+    with store.refusals(output):
+        taken = output.is_symlink() or (output.exists() and not holds_an_adapter_only(output))
+    if taken:
         raise StorageError(f"{output}: exists and is not an adapter's folder. Choose another --output.")
     store.check_writable(output)
 

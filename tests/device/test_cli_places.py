@@ -1,6 +1,9 @@
 """Where the command line does not write: into a bundle, and into a folder of data."""
 
+import dataclasses
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -10,6 +13,10 @@ from foreign_files import snapshot
 
 import edgepeft
 from edgepeft.cli import main
+from edgepeft.cli.output import AdapterOutput
+from edgepeft.cli.shared import check_adapter_output
+from edgepeft.errors import StorageError
+from edgepeft.formats import export_adapter
 
 
 def run(*arguments: object) -> Result:
@@ -100,3 +107,53 @@ def test_a_place_beside_the_bundle_is_taken(bundle: Path, facts: Path, tmp_path:
     (tmp_path / "manifest.json").write_text("{}")
     options = ["--output", tmp_path / "out", "--log", tmp_path / "log.jsonl"]
     assert run("train", bundle, "--data", facts, "--max-steps", 1, *options).exit_code == 0
+
+
+@pytest.fixture
+def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that may not be looked into, as the system has it for anybody but root."""
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+
+    def closed(name: str) -> None:
+        real = getattr(Path, name)
+
+        def looked_at(path: Path, *rest: object, **more: object) -> object:
+            if folder in path.parents:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return real(path, *rest, **more)
+
+        monkeypatch.setattr(Path, name, looked_at)
+
+    for name in ("exists", "is_dir", "is_file", "iterdir", "open"):
+        closed(name)
+    return folder
+
+
+@pytest.mark.parametrize("option", ["--output", "--report", "--log", "--checkpoint-dir"])
+def test_a_place_that_may_not_be_looked_at(bundle: Path, facts: Path, theirs: Path, option: str) -> None:
+    """One line with what to do, before the first step."""
+    output = [] if option == "--output" else ["--output", theirs.parent / "out"]
+    done = run("train", bundle, "--data", facts, "--max-steps", 1, *output, option, theirs / "made")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "theirs" in done.stderr
+    assert "cannot be written: Permission denied. Write to a folder that you own; nothing was" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("check", ["adapter", "report", "export", "stopped"])
+def test_each_look_at_a_place_is_guarded(handmade: Path, theirs: Path, check: str) -> None:
+    """What each part of the program looks at by itself."""
+    model = edgepeft.load(handmade / "chat")
+    trainer = edgepeft.Trainer(model, edgepeft.TrainingArguments(max_steps=1))
+    place = theirs / "made"
+    result = trainer.fit([{"text": "hello."}])
+    stopped = dataclasses.replace(result, stop_reason="stopped")
+    checks = {
+        "adapter": lambda: check_adapter_output(place),
+        "report": lambda: edgepeft.HtmlReport(place, trainer),
+        "export": lambda: export_adapter(model.bundle, model.adapter, place, "peft"),
+        "stopped": lambda: AdapterOutput(place).on_train_end(stopped),
+    }
+    with pytest.raises(StorageError, match=r"Permission denied\. Write to a folder that you own"):
+        checks[check]()
