@@ -116,7 +116,7 @@ def train(
         store.check_writable(checkpoint_dir / CHECKPOINT)
     model = load(bundle, adapter, threads=threads)
     if labels is not None:
-        model.use(model.adapter.with_labels([label.strip() for label in labels.split(",")]))
+        _name_classes(model, labels)
     arguments = default_arguments(
         model, {name: value for name, value in settings.items() if value is not None}
     )
@@ -142,6 +142,16 @@ def train(
         click.echo(_told(result, saved, report, can_resume=checkpoint_dir is not None))
     if result.stop_reason == "stopped":
         raise click.exceptions.Exit(1)
+
+
+def _name_classes(model: Model, labels: str) -> None:
+    """Gives the adapter in use the names that the user has for the classes."""
+    if model.bundle.manifest.classes is None:
+        task = model.bundle.manifest.task
+        raise ArgumentError(
+            f"--labels names a classifier's classes; {model.bundle.path} is none, its task is {task}. Leave it out."
+        )
+    model.use(model.adapter.with_labels([label.strip() for label in labels.split(",")]))
 
 
 def _check_apart(output: Path, others: Mapping[str, Path | None]) -> None:

@@ -347,3 +347,18 @@ def test_rows_that_are_cut_in_an_evaluation(handmade: Path, tmp_path: Path) -> N
     done = run("evaluate", handmade / "chat", "--data", data, "--max-length", 40)
     assert (done.exit_code, done.stderr) == (0, "1 rows are cut to 40\n")
     assert done.stdout.startswith("loss ")
+
+
+def test_classes_for_a_model_that_has_none(train: Callable[..., list[object]], handmade: Path) -> None:
+    """The option is for a classifier, and the line says so."""
+    line = refused(2, *train("--labels", "spam,work"))
+    told = f"--labels names a classifier's classes; {handmade / 'chat'} is none, its task is causal_lm. Leave it out."
+    assert told in line
+
+
+def test_an_unknown_class_where_there_are_no_labels_to_give(handmade: Path, tmp_path: Path) -> None:
+    """`evaluate` has no such option; the line names the command that has."""
+    data = tmp_path / "rows.jsonl"
+    data.write_text(json.dumps({"text": "a", "label": "zzzz"}) + "\n")
+    line = refused(1, "evaluate", handmade / "classifier", "--data", data)
+    assert "Train for classes of your own: train --labels, or with_labels." in line
