@@ -296,6 +296,11 @@ def changes_meaning(field: str) -> bool:
     return field in _MEANINGFUL
 
 
+def says_something(field: str, value: Any) -> bool:
+    """Whether a setting of PEFT, as it stands in a configuration, changes what the tensors mean from what they mean without."""
+    return changes_meaning(field) and _comparable(field, value) is not None
+
+
 def _comparable(field: str, value: Any) -> Any:
     """A setting without what does not matter: the order of a set, and how PEFT writes that there is nothing.
 

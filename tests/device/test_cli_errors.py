@@ -243,7 +243,7 @@ def test_merge_and_export_on_a_read_only_disk(
 
     monkeypatch.setattr(store.os, "mkdir", read_only)
     monkeypatch.setattr(store.os, "open", read_only_for_writing(os.open))
-    commands = [["merge", adapter, "--output", output]]
+    commands = [["merge", adapter, adapter, "--output", output]]
     commands += [
         ["export", bundle, adapter, output, "--format", kind] for kind in ("peft", "onnx_adapter", "onnx")
     ]
