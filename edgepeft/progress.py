@@ -38,7 +38,7 @@ def pace(steps: int, seconds: float, left: int) -> str:
 
 
 class _Pace:
-    """The pace of one run; evaluations and checkpoints are in it."""
+    """The pace of one run; evaluations and checkpoints between its steps are in it, an evaluation before them is not."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -48,6 +48,10 @@ class _Pace:
         self.total = total_steps
         self._done = first_step - 1
         self._started = self._clock()
+
+    def evaluated(self, step: int) -> None:
+        if step == self._done:
+            self._started = self._clock()
 
     def text(self, step: int) -> str:
         return pace(step - self._done, self._clock() - self._started, self.total - step)
@@ -83,7 +87,7 @@ class TerminalProgress(Callback):
 
     def on_evaluate(self, step: int, loss: float) -> None:
         """Shows the loss on held-out rows."""
-        del step
+        self._pace.evaluated(step)
         self._held_out = f" ({loss:.3f} held-out)"
 
     def on_signal(self) -> None:
@@ -119,6 +123,7 @@ class LineProgress(Callback):
 
     def on_evaluate(self, step: int, loss: float) -> None:
         """Prints the loss on held-out rows."""
+        self._pace.evaluated(step)
         self._print(f"step {step}/{self._pace.total} held-out loss {loss:.4f}")
 
     def on_signal(self) -> None:
