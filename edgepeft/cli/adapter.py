@@ -22,11 +22,11 @@ from edgepeft.cli.shared import (
     plain,
     print_json,
     print_rows,
-    size_text,
 )
 from edgepeft.compare import Comparison, Distance, compare
 from edgepeft.errors import AdapterError, ArgumentError
 from edgepeft.formats import FORMATS, export_adapter
+from edgepeft.units import size_text
 
 _adapter_argument = click.argument("adapter", type=FOLDER)
 _output = click.Path(path_type=Path)

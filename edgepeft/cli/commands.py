@@ -12,7 +12,6 @@ from edgepeft import names, schedules, store
 from edgepeft.arguments import TrainingArguments
 from edgepeft.cli.output import AdapterOutput
 from edgepeft.cli.shared import (
-    BYTES_PER_MB,
     DATA,
     adapter_option,
     bundle_argument,
@@ -25,12 +24,12 @@ from edgepeft.cli.shared import (
     threads_option,
 )
 from edgepeft.errors import ArgumentError, BundleError
-from edgepeft.limits import MiB
 from edgepeft.log import JsonLinesLog
 from edgepeft.model import Model, load
 from edgepeft.progress import progress
 from edgepeft.report import HtmlReport
 from edgepeft.training import CHECKPOINT, Callback, Trainer, TrainingResult
+from edgepeft.units import duration_text, size_text
 
 
 def _option(name: str, text: str, kind: Any = int) -> Callable[[Any], Any]:
@@ -169,13 +168,11 @@ def _check_apart(output: Path, others: Mapping[str, Path | None]) -> None:
 
 def _told(result: TrainingResult, saved: AdapterOutput, report: Path | None, *, can_resume: bool) -> str:
     """A run's result in a line."""
-    written = (
-        f"{saved.written}: {result.adapter.size / BYTES_PER_MB:.2f} MB" if saved.written else "no adapter"
-    )
+    written = f"{saved.written}: {size_text(result.adapter.size)}" if saved.written else "no adapter"
     parts = [
-        f"{written} after {result.steps} of {saved.total_steps} steps of {result.seconds_per_step:.2f} s",
+        f"{written} after {result.steps} of {saved.total_steps} steps of {duration_text(result.seconds_per_step)}",
         *_held_out(result),
-        f"peak memory {result.peak_memory_bytes / MiB:,.0f} MiB",
+        f"peak memory {size_text(result.peak_memory_bytes)}",
     ]
     endings = {
         "finished": [],
@@ -226,12 +223,12 @@ def default_arguments(model: Model, given: dict[str, Any]) -> TrainingArguments:
 def _summary(result: TrainingResult, written: Path | None) -> dict[str, Any]:
     return {
         "adapter": None if written is None else str(written),
-        "adapter_bytes": result.adapter.size,
+        "adapter_bytes": None if written is None else result.adapter.size,
         "steps": result.steps,
         "seconds": result.seconds,
         "seconds_per_step": result.seconds_per_step,
         "samples_per_second": result.samples_per_second,
-        "tokens_per_second": result.tokens_per_second,
+        "tokens_per_second": result.tokens_per_second or None,
         "peak_memory_bytes": result.peak_memory_bytes,
         "evaluation_losses": result.evaluation_losses,
         "adapter_step": result.adapter_step,
@@ -269,4 +266,9 @@ def evaluate(
     if as_json:
         print_json(result)
     else:
-        click.echo(", ".join(f"{name} {value:.4g}" for name, value in result.items()))
+        click.echo(
+            ", ".join(
+                f"{name} {value:,}" if isinstance(value, int) else f"{name} {value:.4g}"
+                for name, value in result.items()
+            )
+        )

@@ -19,9 +19,9 @@ from edgepeft.cli.shared import (
     json_option,
     plain,
     print_json,
-    size_text,
 )
 from edgepeft.manifest import Manifest
+from edgepeft.units import size_text
 
 #: Batches whose memory is estimated.
 _BATCH_SIZES = (1, 4, 16)
@@ -80,7 +80,7 @@ def _memory(manifest: Manifest) -> list[dict[str, Any]]:
             found = estimate.training_memory(manifest, batch_size, length)
             assert found is not None
             rows.append(
-                {"batch_size": batch_size, "length": length if varies else None, "bytes": found.total}
+                {"batch_size": batch_size, "length": length if varies else None, "bytes": round(found.total)}
             )
     return rows
 

@@ -18,8 +18,6 @@ from edgepeft.errors import ArgumentError, StorageError
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 DATA = click.Path(exists=True, path_type=Path)
-BYTES_PER_KB = 1e3
-BYTES_PER_MB = 1e6
 
 #: Columns of a table that no terminal shows: a tensor's name stays on its line.
 _PIPE_COLUMNS = 200
@@ -76,11 +74,6 @@ def print_rows(rows: dict[str, Any]) -> None:
         table.add_row(plain(name), plain(value))
     if rows:
         console().print(table)
-
-
-def size_text(size: float) -> str:
-    """A number of bytes as text."""
-    return f"{size / BYTES_PER_KB:,.1f} kB" if size < BYTES_PER_MB else f"{size / BYTES_PER_MB:,.2f} MB"
 
 
 def bar(share: float) -> Text:

@@ -11,11 +11,11 @@ from xml.etree.ElementTree import Element
 from edgepeft import curves
 from edgepeft.arguments import TrainingArguments
 from edgepeft.elements import element, html
-from edgepeft.limits import MiB
 from edgepeft.manifest import Manifest
 from edgepeft.report.samples import Answer, Change, ClassAccuracy, Samples
 from edgepeft.report.summary import DataSummary
 from edgepeft.training import StopReason, TrainingResult
+from edgepeft.units import duration_text, rate_text, size_text
 
 #: What a report begins with.
 MARK = b"<!doctype html>\n<!-- a training report of edgepeft -->\n"
@@ -134,12 +134,12 @@ def _tiles(facts: Facts) -> Element:
         "accuracy": "{:.1%} → {:.1%}".format(*facts.samples.accuracy)
         if facts.samples is not None and facts.samples.classes
         else None,
-        "whole run": _duration(facts.seconds),
-        "a step": _duration(result.seconds_per_step),
-        "rows a second": f"{result.samples_per_second:,.3g}",
-        "tokens a second": f"{result.tokens_per_second:,.0f}" if result.tokens_per_second else None,
-        "peak memory": f"{result.peak_memory_bytes / MiB:,.0f} MiB",
-        "adapter": _size(result.adapter.size),
+        "whole run": duration_text(facts.seconds),
+        "a step": duration_text(result.seconds_per_step),
+        "rows a second": rate_text(result.samples_per_second),
+        "tokens a second": rate_text(result.tokens_per_second) if result.tokens_per_second else None,
+        "peak memory": size_text(result.peak_memory_bytes),
+        "adapter": size_text(result.adapter.size),
     }
     shown = [
         element("div", element("span", name, class_="name"), element("b", value), class_="tile")
@@ -263,8 +263,8 @@ def _model(facts: Facts) -> dict[str, str]:
         "model": f"{model.name}, {model.architecture}, {model.parameters:,} parameters",
         "task": facts.manifest.task,
         "adapter": facts.manifest.adapter.peft_type or "not of PEFT",
-        "adapter size": f"{sum(value.size for value in adapter.tensors.values()):,} parameters, {_size(adapter.size)}",
-        "time in updates": _duration(facts.result.seconds),
+        "adapter size": f"{sum(value.size for value in adapter.tensors.values()):,} parameters, {size_text(adapter.size)}",
+        "time in updates": duration_text(facts.result.seconds),
         "base id": facts.manifest.base_id,
     }
 
@@ -313,17 +313,3 @@ def _setting(value: Any) -> str:
 
 def _from_to(first: float, last: float) -> str:
     return f"{first:.4g} → {last:.4g}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if seconds < 1:
-        return f"{seconds * 1e3:.3g} ms"
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
-def _size(size: float) -> str:
-    return f"{size / 1e3:,.1f} kB" if size < 1e6 else f"{size / 1e6:,.2f} MB"

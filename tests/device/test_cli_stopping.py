@@ -119,6 +119,7 @@ def test_nothing_learned_is_nothing_written(train: Train, tmp_path: Path) -> Non
     told = json.loads(done.stdout)
     assert done.exit_code == 1
     assert (told["adapter"], told["steps"], told["stop_reason"]) == (None, 0, "stopped")
+    assert told["adapter_bytes"] is None
     assert not (tmp_path / "alice").exists()
 
 
