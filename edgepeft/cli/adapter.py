@@ -18,6 +18,7 @@ from edgepeft.cli.shared import (
     bundle_argument,
     check_places,
     console,
+    is_taken,
     json_option,
     plain,
     print_json,
@@ -171,7 +172,12 @@ def _numbers(distance: Distance) -> tuple[str, str, str]:
     "--weights",
     help="A number for each adapter, such as its rows, separated by commas; by default all equal.",
 )
-@click.option("--output", type=_output, required=True, help="Folder for the merged adapter.")
+@click.option(
+    "--output",
+    type=_output,
+    required=True,
+    help="Folder for the merged adapter; an adapter that is there is replaced.",
+)
 @json_option
 def merge(*, adapters: tuple[Path, ...], weights: str | None, output: Path, as_json: bool) -> None:
     """Averages ADAPTERS of one method and shape, tensor by tensor: federated averaging.
@@ -184,11 +190,13 @@ def merge(*, adapters: tuple[Path, ...], weights: str | None, output: Path, as_j
     check_places({"--output": output})
     shares = [1.0] * len(adapters) if weights is None else _numbers_of(weights)
     merged = average([Adapter.load(path) for path in adapters], shares)
+    replaced = is_taken(output)
     merged.save(output)
     if as_json:
         print_json({"adapter": str(output), "adapter_bytes": merged.size, "weights": shares})
     else:
-        click.echo(f"{output}: {size_text(merged.size)}, the mean of {len(adapters)} adapters")
+        told = "; replaced the adapter that was there" if replaced else ""
+        click.echo(f"{output}: {size_text(merged.size)}, the mean of {len(adapters)} adapters{told}")
 
 
 def _numbers_of(text: str) -> list[float]:

@@ -42,7 +42,10 @@ def _option(name: str, text: str, kind: Any = int) -> Callable[[Any], Any]:
 @click.option("--data", type=DATA, required=True, help="File or folder to train on.")
 @click.option("--eval", "eval_data", type=DATA, help="The same, to measure the loss on.")
 @click.option(
-    "--output", type=click.Path(path_type=Path), required=True, help="Folder for the trained adapter."
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder for the trained adapter; an adapter that is there is replaced.",
 )
 @adapter_option
 @click.option("--labels", help="Names of your own classes, separated by commas, instead of the bundle's.")
@@ -181,13 +184,12 @@ def _told(result: TrainingResult, saved: AdapterOutput, report: Path | None, *, 
         "stopped": [
             "stopped by a signal",
             *([f"{saved.folder} was left as it is"] if saved.written not in (None, saved.folder) else []),
-            "go on with --resume and the same --checkpoint-dir"
-            if can_resume
-            else "a run with --checkpoint-dir can go on",
+            *(["go on with --resume and the same --checkpoint-dir"] if can_resume else []),
         ],
     }
+    replaced = ["replaced the adapter that was there"] if saved.replaced else []
     told = [] if report is None else [f"see {report}"]
-    return "; ".join([", ".join(parts), *endings[result.stop_reason], *told])
+    return "; ".join([", ".join(parts), *replaced, *endings[result.stop_reason], *told])
 
 
 def _held_out(result: TrainingResult) -> list[str]:

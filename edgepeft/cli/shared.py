@@ -15,6 +15,7 @@ from edgepeft import names, store
 from edgepeft.adapter import holds_an_adapter_only
 from edgepeft.data import Dataset
 from edgepeft.errors import ArgumentError, StorageError
+from edgepeft.model import Model
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 DATA = click.Path(exists=True, path_type=Path)
@@ -79,6 +80,29 @@ def print_rows(rows: dict[str, Any]) -> None:
 def bar(share: float) -> Text:
     """A share of a whole, from 0 to 1, as a bar; what is more than nothing is seen."""
     return Text("\u2588" * (round(share * _BAR_COLUMNS) or (1 if share else 0)), style="cyan")
+
+
+def is_taken(folder: Path) -> bool:
+    """Whether a folder is there with something in it.
+
+    Raises:
+        StorageError: It cannot be looked into.
+    """
+    with store.refusals(folder):
+        return folder.is_dir() and any(folder.iterdir())
+
+
+def check_is_language_model(model: Model) -> None:
+    """Refuses a model that cannot be asked in words, and names the command for it.
+
+    Raises:
+        ArgumentError: It is another kind of model, or has no tokenizer.
+    """
+    path, task = model.bundle.path, model.bundle.manifest.task
+    if task != "causal_lm":
+        raise ArgumentError(f"{path}: is no language model, its task is {task}; use predict.")
+    if model.text is None:
+        raise ArgumentError(f"{path}: has no tokenizer, so it cannot be asked in words. Export it with one.")
 
 
 def check_adapter_output(output: Path) -> None:

@@ -185,7 +185,10 @@ def test_merge(chat: Path, alice: Path, bob: Path, tmp_path: Path) -> None:
     for name, value in edgepeft.Adapter.load(output).tensors.items():
         np.testing.assert_allclose(value, 0.75 * one[name] + 0.25 * other[name], rtol=1e-6, atol=1e-7)
     assert told("adapter", "show", output, chat)["fits"] is True
-    assert "the mean of 2 adapters" in run("adapter", "merge", alice, bob, "--output", output).stdout
+    line = run("adapter", "merge", alice, bob, "--output", output).stdout
+    assert line.endswith("the mean of 2 adapters; replaced the adapter that was there\n")
+    line = run("adapter", "merge", alice, bob, "--output", tmp_path / "other").stdout
+    assert line.endswith("the mean of 2 adapters\n")
     for name, value in edgepeft.Adapter.load(output).tensors.items():
         np.testing.assert_allclose(value, 0.5 * one[name] + 0.5 * other[name], rtol=1e-6, atol=1e-7)
 

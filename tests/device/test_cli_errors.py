@@ -339,6 +339,26 @@ def test_a_bundle_where_an_adapter_is_wanted(train: Callable[..., list[object]],
     assert "is a bundle, not an adapter" in refused(1, *train("--adapter", handmade / "chat"))
 
 
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ("config.json", "is a model of Hugging Face, not an adapter. Export it: edgepeft-export hf."),
+        (
+            "notes.txt",
+            "is no adapter's folder: it has neither adapter_config.json nor adapter_model.safetensors.",
+        ),
+        ("adapter_model.safetensors", "adapter_config.json: cannot be opened"),
+    ],
+)
+def test_an_adapter_that_is_another_folder(
+    train: Callable[..., list[object]], tmp_path: Path, file: str, told: str
+) -> None:
+    """What it is; of an adapter that lacks a file, which."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / file).write_text("{}")
+    assert told in refused(1, *train("--adapter", tmp_path / "mine"))
+
+
 def test_rows_that_are_cut_in_an_evaluation(handmade: Path, tmp_path: Path) -> None:
     """Refused as in training, or cut and counted."""
     data = tmp_path / "facts.jsonl"

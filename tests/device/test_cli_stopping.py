@@ -75,8 +75,9 @@ def test_what_was_learned_is_written_and_told(train: Train, tmp_path: Path, numb
     assert done.exit_code == 1
     assert done.stdout.startswith(f"{tmp_path / 'alice'}: ")
     assert f"after {STOP} of {STEPS} steps" in done.stdout
-    assert done.stdout.endswith("; stopped by a signal; a run with --checkpoint-dir can go on\n")
+    assert done.stdout.endswith(" MB; stopped by a signal\n")
     assert "--resume" not in done.output
+    assert "--checkpoint-dir" not in done.output
     assert tensors(tmp_path / "alice")
 
 
@@ -93,8 +94,13 @@ def test_an_adapter_that_is_there_is_not_replaced(train: Train, tmp_path: Path) 
     assert stopped.stdout.endswith(told)
     assert all(map(np.array_equal, tensors(alice), before))
     assert not all(map(np.array_equal, tensors(aside), before))
-    assert train(*options, "--resume").exit_code == 0
-    assert train("--output", tmp_path / "whole").exit_code == 0
+    assert "replaced" not in stopped.stdout
+    resumed = train(*options, "--resume")
+    assert resumed.exit_code == 0
+    assert resumed.stdout.endswith("; replaced the adapter that was there\n")
+    whole = train("--output", tmp_path / "whole")
+    assert whole.exit_code == 0
+    assert "replaced" not in whole.stdout
     assert all(map(np.array_equal, tensors(alice), tensors(tmp_path / "whole")))
 
 
