@@ -12,6 +12,7 @@ from edgepeft.units import duration_text, rate_text, size_text
         (264, "264 bytes"),
         (7168, "7.2 kB"),
         (1_843_200, "1.84 MB"),
+        (82_670_000, "82.7 MB"),
         (541_980_000, "542 MB"),
         (1_235_000_000, "1,235 MB"),
         (16_777_216_000, "16.8 GB"),
