@@ -1,5 +1,6 @@
 """How to train: every setting of a run, checked, and what follows from them alone."""
 
+import contextlib
 import dataclasses
 import difflib
 import math
@@ -79,7 +80,7 @@ class TrainingArguments:
         if self.epochs is not None and self.max_steps is not None:
             raise ArgumentError("epochs and max_steps are both given; expected one of them.")
         for name, choices in _CHOICES.items():
-            _check_choice(name, getattr(self, name), choices)
+            object.__setattr__(self, name, _chosen(name, getattr(self, name), choices))
         for name, bounds in _RANGES.items():
             value = getattr(self, name)
             if value is not None or name not in _OPTIONAL:
@@ -127,9 +128,10 @@ _COUNT = _Range(lowest=1, highest=10**9, whole=True)
 _ROWS = _Range(lowest=1, highest=1 << 16, whole=True)
 
 
-def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
-    if value in choices:
-        return
+def _chosen(name: str, value: object, choices: tuple[object, ...]) -> object:
+    """The choice itself: what equals it, such as a bool of NumPy, is none that a checkpoint can hold."""
+    with contextlib.suppress(ValueError):
+        return choices[choices.index(value)]
     near = difflib.get_close_matches(str(value), [str(choice) for choice in choices], n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ArgumentError(f"{name} is {value!r}; expected one of {', '.join(map(repr, choices))}.{hint}")

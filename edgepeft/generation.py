@@ -10,6 +10,10 @@ from edgepeft.errors import ArgumentError, EngineError
 from edgepeft.limits import MAX_NEW_TOKENS
 from edgepeft.tensors import Array
 
+#: Least and most that a repetition penalty may be: far beyond what is of use, and far from an overflow.
+MIN_REPETITION_PENALTY = 0.01
+MAX_REPETITION_PENALTY = 100.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -46,8 +50,11 @@ class Sampling:
             raise ArgumentError(f"top_k is {self.top_k}; expected 1 or more.")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ArgumentError(f"top_p is {self.top_p}; expected more than 0 and at most 1.")
-        if not 0 < self.repetition_penalty < math.inf:
-            raise ArgumentError(f"repetition_penalty is {self.repetition_penalty}; expected more than 0.")
+        if not MIN_REPETITION_PENALTY <= self.repetition_penalty <= MAX_REPETITION_PENALTY:
+            raise ArgumentError(
+                f"repetition_penalty is {self.repetition_penalty}; expected {MIN_REPETITION_PENALTY} to "
+                f"{MAX_REPETITION_PENALTY}."
+            )
         if self.seed < 0:
             raise ArgumentError(f"seed is {self.seed}; expected 0 or more.")
 
@@ -115,15 +122,17 @@ def pieces(
 
     Args:
         tokens: The answer's tokens.
-        decode: The text of all tokens so far.
+        decode: The text of some tokens in a row.
         stop: Texts that end the answer, and are not part of it.
     """
-    ids: list[int] = []
+    ids: list[int] = []  # those that are decoded again: the last whole characters, and what came after them
+    context = known = 0  # how many tokens and characters of these are in the text already
+    before = text = ""
     told = 0
-    text = ""
     for token in tokens:
         ids.append(token)
-        text = decode(ids)
+        decoded = decode(ids)
+        text = before + decoded[known:]
         ends = [place for place in map(text.find, stop) if place >= 0]
         if ends:
             text = text[: min(ends)]
@@ -132,6 +141,11 @@ def pieces(
         if sure > told:
             yield text[told:sure]
             told = sure
+        if len(decoded) > known and not decoded.endswith(_INCOMPLETE):
+            before, told = text[told:], 0
+            ids = ids[context:]  # some decoders write a token otherwise where none is before it
+            context, known = len(ids), len(decode(ids))
+            text = before
     if len(text) > told:
         yield text[told:]
 
@@ -142,11 +156,17 @@ _INCOMPLETE = "\ufffd"
 
 def _unsure(text: str, stop: Sequence[str]) -> int:
     """How many characters at the end may still change, or may begin a text that ends the answer."""
-    incomplete = len(text) - len(text.rstrip(_INCOMPLETE))
-    begins = (
+    whole = text.rstrip(_INCOMPLETE)
+    half = len(text) - len(whole)  # may become what goes on with a text that is begun before it
+    return max(_begun(text, stop), half + _begun(whole, stop))
+
+
+def _begun(text: str, stop: Sequence[str]) -> int:
+    """How many characters at the end are the longest start of a text that ends the answer."""
+    sizes = (
         size
         for each in stop
         for size in range(1, min(len(each), len(text) + 1))
         if text.endswith(each[:size])
     )
-    return max(incomplete, *begins, 0)
+    return max(sizes, default=0)

@@ -262,19 +262,28 @@ class Model:
             result["accuracy"] = right / counted
         return result
 
-    def open_data(self, data: Data, max_length: int | None = None, graph: str = names.TRAIN) -> Dataset:
+    def open_data(
+        self,
+        data: Data,
+        max_length: int | None = None,
+        graph: str = names.TRAIN,
+        *,
+        adapter: str | Adapter | None = None,
+    ) -> Dataset:
         """Opens data of any kind for this model.
 
         Args:
             data: As for `Trainer.fit`.
             max_length: Longer rows are cut to this.
             graph: The graph that the rows are for; those for `infer` need no labels.
+            adapter: Whose classes the labels are of; as for `predict`.
 
         Raises:
             DataError: The data cannot be read, or a row is unusable; the message says which.
-            ArgumentError: `max_length` does not fit the model.
+            ArgumentError: `max_length` does not fit the model, or no adapter has that name.
+            AdapterError: The adapter is not made for this bundle.
         """
-        return self._open(data, self.labels, graph, max_length)
+        return self._open(data, self._labels_of(self._adapters.find(adapter)), graph, max_length)
 
     def _open(
         self,
@@ -291,7 +300,8 @@ class Model:
                 raise ArgumentError(
                     f"{data.name}: was opened without {missing!r}; open it for graph {graph!r}."
                 )
-            if manifest.loss == "cross_entropy" and list(data.classes) != list(labels or []):
+            labelled = manifest.loss == "cross_entropy" and names.LABELS in wanted
+            if labelled and list(data.classes) != list(labels or []):
                 theirs, ours = (listed(some, "without names") for some in (data.classes, labels or []))
                 raise ArgumentError(
                     f"{data.name}: was opened for the classes {theirs}; the adapter has {ours}. "

@@ -8,6 +8,7 @@ import numpy as np
 
 from edgepeft.data import Row
 from edgepeft.errors import EngineError
+from edgepeft.labels import listed
 from edgepeft.manifest import Port
 from edgepeft.tensors import Array
 
@@ -28,6 +29,12 @@ class Classification:
     probability: float
     probabilities: Mapping[str, float]
 
+    def __repr__(self) -> str:
+        """The class alone: there can be thousands of others."""
+        return (
+            f"<Classification {self.label!r}, {self.probability:.4g}, of {len(self.probabilities)} classes>"
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Regression:
@@ -40,6 +47,12 @@ class Regression:
 
     values: Array
     labels: tuple[str, ...] | None
+
+    def __repr__(self) -> str:
+        """The first few numbers: there can be thousands."""
+        numbers = [f"{value:.4g}" for value in self.values.reshape(-1).tolist()]
+        told = map(" ".join, zip(self.labels, numbers, strict=True)) if self.labels else numbers
+        return f"<Regression {listed(list(told), 'of no numbers')}>"
 
     @property
     def by_label(self) -> dict[str, float]:

@@ -232,7 +232,7 @@ def write_file(path: Path, content: bytes | memoryview) -> None:
         temporary.replace(path)
     with refusals(path, _NOT_DURABLE):
         sync_folder(path.parent)
-    _remove_stale(path)
+    _remove_stale(path, folders=False)
 
 
 def check_writable(path: Path) -> None:
@@ -245,7 +245,8 @@ def check_writable(path: Path) -> None:
         above = next(place for place in path.absolute().parents if place.exists() or place.is_symlink())
         probe = _beside(above / path.name)
         probe.mkdir()
-        probe.rmdir()
+        with suppress(FileNotFoundError):  # somebody who cleans up was faster
+            probe.rmdir()
 
 
 def write_folder(
@@ -270,6 +271,8 @@ def write_folder(
 def new_folder(path: Path, *, replaceable: Callable[[Path], bool]) -> Iterator[Path]:
     """Gives a folder to fill, which takes the place of `path` when the block ends without an error.
 
+    What was left of earlier ones, whose writers were killed, is removed then.
+
     Args:
         path: The folder; missing folders above it are made.
         replaceable: Whether an existing folder may be given up. It is replaced in one step (Linux's renameat2).
@@ -285,17 +288,14 @@ def new_folder(path: Path, *, replaceable: Callable[[Path], bool]) -> Iterator[P
             raise StorageError(
                 f"{path}: exists and is something else. Give another folder, or remove it first."
             )
-        temporary = _beside(path)
-        try:
-            temporary.mkdir()
+        with _temporary_folder(path) as temporary:
             yield temporary
             _sync_tree(temporary)
             _put(temporary, path)
             # The old folder goes only once the new one is sure to stay.
             with refusals(path, _NOT_DURABLE):
                 sync_folder(path.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    _remove_stale(path, folders=True)
 
 
 def _beside(path: Path) -> Path:
@@ -324,6 +324,23 @@ def _temporary(path: Path) -> Iterator[tuple[Path, int]]:
         os.close(descriptor)
 
 
+@contextmanager
+def _temporary_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside another, which goes again when the block ends; a lock says that its writer lives."""
+    with ExitStack() as opened:
+        while True:
+            place = _beside(path)
+            place.mkdir()
+            opened.callback(shutil.rmtree, place, ignore_errors=True)
+            with suppress(OSError):
+                descriptor = os.open(place, _READ_FOLDER)
+                opened.callback(os.close, descriptor)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if place.exists():  # else somebody who cleans up was faster than the lock
+                break
+        yield place
+
+
 def _write(descriptor: int, content: bytes | memoryview) -> None:
     rest = memoryview(content).cast("B")
     while rest:
@@ -331,21 +348,25 @@ def _write(descriptor: int, content: bytes | memoryview) -> None:
     os.fsync(descriptor)
 
 
-def _remove_stale(path: Path) -> None:
-    """Removes temporary files of a file whose writers are dead: nobody holds their lock."""
+def _remove_stale(path: Path, *, folders: bool) -> None:
+    """Removes temporary files of a file, or folders of a folder, whose writers are dead: nobody holds their lock."""
     ours = re.compile(re.escape(f".{path.name}.") + rf"[0-9a-f]{{{2 * _TOKEN_BYTES}}}")
     with suppress(OSError), os.scandir(path.parent) as entries:
         for entry in entries:
-            if ours.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
-                _remove_unlocked(entry.path)
+            kind = entry.is_dir if folders else entry.is_file
+            if ours.fullmatch(entry.name) and kind(follow_symlinks=False):
+                _remove_unlocked(entry.path, folder=folders)
 
 
-def _remove_unlocked(path: str) -> None:
+def _remove_unlocked(path: str, *, folder: bool) -> None:
     with suppress(OSError):
         descriptor = os.open(path, _READ)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(path)  # noqa: PTH108 - beside the other calls of os
+            if folder:
+                shutil.rmtree(path)
+            else:
+                os.unlink(path)  # noqa: PTH108 - beside the other calls of os
         finally:
             os.close(descriptor)
 

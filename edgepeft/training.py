@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -53,7 +53,7 @@ class TrainingResult:
     """
 
     adapter: Adapter
-    losses: list[float] = field(repr=False)
+    losses: list[float]
     evaluation_losses: list[tuple[int, float]]
     steps: int
     seconds: float
@@ -63,6 +63,13 @@ class TrainingResult:
     stop_reason: StopReason
     truncated_rows: int
     adapter_step: int
+
+    def __repr__(self) -> str:
+        """The outcome: the losses of all steps and evaluations are too long to read."""
+        held_out = [loss for _, loss in self.evaluation_losses]
+        told = {"loss": self.losses, "held-out loss": held_out}
+        losses = "".join(f", {name} {kept[0]:.4g} to {kept[-1]:.4g}" for name, kept in told.items() if kept)
+        return f"<TrainingResult {self.stop_reason} after {self.steps} steps{losses}, {self.adapter!r}>"
 
     @property
     def seconds_per_step(self) -> float:  # noqa: D102 - among the attributes above
@@ -147,7 +154,8 @@ class Trainer:
             train_data: A file or folder, columns by name, or rows: docs/data.md shows every kind.
             eval_data: The same, for the loss on rows that are not trained on.
             callbacks: Told what happens.
-            checkpoint_dir: Folder of the checkpoint, written every `checkpoint_every` steps and when the run ends.
+            checkpoint_dir: Folder of the checkpoint, written every `checkpoint_every` steps and when the run ends. Without
+                `resume` there must be none in it: a new run never replaces another's.
             resume: Whether to go on from the checkpoint in `checkpoint_dir`, if there is one.
 
         Raises:
@@ -157,7 +165,7 @@ class Trainer:
                 run; the last checkpoint stays.
             NonFiniteLossError: The loss became NaN or infinite; the model keeps the adapter it had.
             TrainingError: The adapter's values grew beyond use; likewise.
-            CheckpointError: The checkpoint is of another run.
+            CheckpointError: The checkpoint is of another run, or there is one and `resume` was not asked for.
             StorageError: The checkpoint could not be written; the one before is untouched.
         """
         started = time.monotonic()
@@ -165,18 +173,29 @@ class Trainer:
         with contextlib.ExitStack() as stack:
             for callback in callbacks:
                 stack.callback(callback.close)
-            self._check_needs(eval_data, checkpoint_dir, resume=resume)
+            path = None if checkpoint_dir is None else Path(checkpoint_dir) / CHECKPOINT
+            self._check_needs(eval_data, path, resume=resume)
+            adapter = self.model.adapter  # whatever the model uses meanwhile, this is the one that is trained
             most = self.arguments.max_length
-            rows = self.model.open_data(train_data, most)
+            rows = self.model.open_data(train_data, most, adapter=adapter)
             if self.arguments.group_by_length and not rows.varies:
                 raise ArgumentError("group_by_length is for rows that have a length; this model's have none.")
-            held_out = None if eval_data is None else self.model.open_data(eval_data, most)
+            held_out = None if eval_data is None else self.model.open_data(eval_data, most, adapter=adapter)
             for callback in callbacks:
                 callback.on_data(rows, held_out)
-            path = None if checkpoint_dir is None else Path(checkpoint_dir) / CHECKPOINT
-            run, history, state = self._start(rows, held_out, path if resume else None)
+            run, history, state = self._start(adapter, rows, held_out, path)
             loop = _Loop(
-                self.model, self.arguments, rows, held_out, callbacks, path, run, history, state, self._stop
+                self.model,
+                adapter,
+                self.arguments,
+                rows,
+                held_out,
+                callbacks,
+                path,
+                run,
+                history,
+                state,
+                self._stop,
             )
             stack.enter_context(
                 signals.first_calls(
@@ -190,12 +209,15 @@ class Trainer:
                     ending.callback(callback.on_train_end, result)
         return result
 
-    def _check_needs(
-        self, eval_data: Data | None, checkpoint_dir: str | os.PathLike[str] | None, *, resume: bool
-    ) -> None:
+    def _check_needs(self, eval_data: Data | None, path: Path | None, *, resume: bool) -> None:
         """What would be missed later is missed at once."""
-        if resume and checkpoint_dir is None:
+        if resume and path is None:
             raise ArgumentError("resume needs checkpoint_dir, the folder of the checkpoint.")
+        if path is not None and path.exists() and not resume:
+            raise CheckpointError(
+                f"{path}: holds a run already, which a new one would replace. Go on with it by resume, delete it, "
+                "or choose another folder."
+            )
         for name in ("load_best_model_at_end", "early_stopping_patience"):
             if eval_data is None and getattr(self.arguments, name):
                 raise ArgumentError(f"{name} needs eval_data, the rows to measure the loss on.")
@@ -209,9 +231,9 @@ class Trainer:
             self.model.bundle.manifest.graph(graph)
 
     def _start(
-        self, rows: Dataset, held_out: Dataset | None, path: Path | None
+        self, adapter: Adapter, rows: Dataset, held_out: Dataset | None, path: Path | None
     ) -> tuple[checkpoint.Run, checkpoint.History, TrainState]:
-        """The run's beginning: from the model's adapter, or where the checkpoint at `path` left it."""
+        """The run's beginning: from an adapter, or where the checkpoint at `path` left it."""
         manifest = self.model.bundle.manifest
         arguments = {
             name: None if value == math.inf else value  # JSON has no infinity
@@ -229,7 +251,7 @@ class Trainer:
             run, history, state = checkpoint.load(path, manifest.adapter_shapes)
             _check_same(run, fresh, path)
             return msgspec.structs.replace(run, held_out=run.held_out or fresh.held_out), history, state
-        state = TrainState.fresh(self.arguments.optimizer, self.model.adapter.tensors)
+        state = TrainState.fresh(self.arguments.optimizer, adapter.tensors)
         return fresh, checkpoint.History([], [], None), state
 
 
@@ -268,6 +290,7 @@ class _Loop:
     def __init__(
         self,
         model: Model,
+        adapter: Adapter,
         arguments: TrainingArguments,
         rows: Dataset,
         held_out: Dataset | None,
@@ -280,6 +303,7 @@ class _Loop:
     ) -> None:
         self._stop = stop
         self._model = model
+        self._adapter = adapter
         self._arguments = arguments
         self._rows = rows
         self._total = total_steps(len(rows), arguments)
@@ -417,7 +441,7 @@ class _Loop:
         if best is not None:
             step, _ = self._history.evaluation_losses[-1 - since_best(self._history.losses_held_out())]
         return TrainingResult(
-            adapter=dataclasses.replace(self._model.adapter, tensors=tensors, base_id=self._run.base_id),
+            adapter=dataclasses.replace(self._adapter, tensors=tensors, base_id=self._run.base_id),
             losses=self._history.losses,
             evaluation_losses=self._history.evaluation_losses,
             steps=self._step,

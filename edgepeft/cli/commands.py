@@ -128,7 +128,7 @@ def train(
     callbacks: list[Callback] = [saved, progress(console)]
     if report is not None:
         callbacks.append(HtmlReport(report, trainer, tell=console.print))
-    if log is not None:  # after what may be refused: it makes its file at once
+    if log is not None:
         callbacks.append(JsonLinesLog(log))
     result = trainer.fit(
         data,

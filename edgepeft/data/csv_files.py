@@ -2,11 +2,14 @@
 
 import csv
 import math
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from edgepeft import names
 from edgepeft.data.contract import Record
+from edgepeft.data.encode import written_label
 from edgepeft.data.lines import Lines, Place
 from edgepeft.errors import DataError
 from edgepeft.limits import MAX_LINE_BYTES
@@ -14,6 +17,9 @@ from edgepeft.manifest import Port
 
 #: Columns that hold the answer; the others hold what it is told from.
 _LABELS = ("label", names.LABELS)
+
+#: Held while the limit of the csv module is ours: another thread that reads must not put it back meanwhile.
+_FIELD_LIMIT = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -90,13 +96,12 @@ def _fields(lines: Lines) -> Iterator[tuple[Place, list[str]]]:
         for line in lines:
             yield line.decode()
 
-    # The library's limit is one for the whole program: it is raised, and never lowered.
-    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
     reader = csv.reader(decoded(), strict=True)
     while True:
         started = lines.place
         try:
-            row = next(reader)
+            with _long_fields():
+                row = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
@@ -107,6 +112,18 @@ def _fields(lines: Lines) -> Iterator[tuple[Place, list[str]]]:
             ) from error
         if row:
             yield started, row
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """Lets a field be as long as a line may be. The library's limit is one for the whole program, and is put back."""
+    with _FIELD_LIMIT:
+        before = csv.field_size_limit()
+        csv.field_size_limit(max(before, MAX_LINE_BYTES))
+        try:
+            yield
+        finally:
+            csv.field_size_limit(before)
 
 
 def _numbers(where: str, header: Sequence[str], ports: Sequence[Port]) -> str:
@@ -140,8 +157,4 @@ def _number(name: str, text: str) -> float:
 
 def _label(text: str, classes: Sequence[str] | None) -> str | int | float:
     """A class by its name or its number; or, of a model without classes, a number."""
-    if classes is None:
-        return _number("label", text)
-    if text in classes or not (text.isascii() and text.isdigit()):
-        return text
-    return int(text[:20])
+    return _number("label", text) if classes is None else written_label(text, classes)

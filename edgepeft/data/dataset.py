@@ -72,9 +72,10 @@ class Dataset:
         """
         if self._held is not None:
             return [self._held[index] for index in indices]
-        missing = [index for index in indices if index not in self._window]
+        window = self._window  # another thread may replace it meanwhile
+        missing = [index for index in indices if index not in window]
         found = dict(zip(missing, self._encode(self._records.read(missing)), strict=True)) if missing else {}
-        return [found[index] if index in found else self._window[index] for index in indices]
+        return [found[index] if index in found else window[index] for index in indices]
 
     def records(self, indices: Sequence[int]) -> list[tuple[str, Record]]:
         """The records at some indices as the user has them, each with its place for a message.

@@ -11,6 +11,7 @@ from edgepeft import arrays, names
 from edgepeft.data.contract import IGNORED, LENGTH, Encoded, Record, Row
 from edgepeft.errors import ArgumentError, DataError
 from edgepeft.labels import listed
+from edgepeft.limits import MAX_AXIS_LENGTH
 from edgepeft.manifest import Manifest, Port
 from edgepeft.tensors import Array
 from edgepeft.text import Text
@@ -20,6 +21,9 @@ _MODELS = {"causal_lm": "language model", "sequence_classification": "classifier
 
 #: By loss, for those whose labels are classes: the axis of the logits that has a place for each class.
 _CLASS_AXIS = {"causal_lm": -1, "cross_entropy": 1}
+
+#: Digits of a class's number: more than any has, and few enough for Python to read.
+_MAX_DIGITS = 20
 
 
 class Encoder:
@@ -79,6 +83,15 @@ class Encoder:
         if form is not None:
             form.check(record, self)
 
+    def reads(self, keys: Iterable[str]) -> list[str]:
+        """Of a record's keys, those that it is made a row of.
+
+        Raises:
+            DataError: The record is of no use.
+        """
+        whole = self._form(keys) is not None
+        return [key for key in keys if whole or key in self._wanted or key == "label"]
+
     def encode(self, record: Any) -> Encoded:
         """The row of a record.
 
@@ -118,8 +131,8 @@ class Encoder:
             raise DataError(f"expected a mapping of names to values, got {type(record).__name__}.")
         return record
 
-    def _form(self, record: Record) -> "_Form | None":
-        """How a record of text is read; `None` for one of arrays."""
+    def _form(self, record: Iterable[str]) -> "_Form | None":
+        """How a record of text, or one of such keys, is read; `None` for one of arrays."""
         keys = frozenset(record)
         if keys in self._forms:
             return self._forms[keys]
@@ -167,25 +180,34 @@ def _shown(keys: Iterable[Any]) -> str:
     return ", ".join(sorted(repr(str(key))[1:-1] for key in keys)) or "none"
 
 
+def written_label(text: str, classes: Sequence[str]) -> str | int:
+    """A label that a file has as text: the name of a class, or digits for its number."""
+    digits = text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS
+    return int(text) if digits and text not in classes else text
+
+
 def class_index(label: Any, classes: Sequence[str]) -> int:
     """The number of a class that is given by name or by number.
 
     Raises:
         DataError: The model has no such class.
     """
-    number = int(label) if isinstance(label, np.integer) else label
+    single = isinstance(label, np.integer) or (
+        isinstance(label, np.ndarray) and label.ndim == 0 and label.dtype.kind in "iu"
+    )
+    number = label.item() if single else label
     if isinstance(label, str) and label in classes:
         return classes.index(label)
-    if type(number) is int and number >= 0 and (not classes or number < len(classes)):
+    if type(number) is int and 0 <= number < (len(classes) or MAX_AXIS_LENGTH):
         return number
     known = listed(classes, "numbers from 0")
-    near = difflib.get_close_matches(str(label), classes, 1)
+    near = difflib.get_close_matches(str(number), classes, 1)
     hint = (
         f"Did you mean {near[0]!r}?"
         if near
         else "Train for classes of your own: train --labels, or with_labels."
     )
-    raise DataError(f"label {repr(label)[:80]} is unknown; the model knows {known}. {hint}")
+    raise DataError(f"label {repr(number)[:80]} is unknown; the model knows {known}. {hint}")
 
 
 def _array(value: Any, port: Port) -> Array:

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +13,7 @@ import numpy as np
 from edgepeft import limits
 from edgepeft.data import files
 from edgepeft.data.contract import Record
-from edgepeft.data.encode import class_index
+from edgepeft.data.encode import class_index, written_label
 from edgepeft.errors import DataError, EdgepeftError
 from edgepeft.manifest import ImageInfo
 from edgepeft.tensors import Array
@@ -95,10 +94,8 @@ def _class_folders(folder: Path, classes: Sequence[str]) -> Iterator[tuple[Path,
                 raise DataError(
                     f"{entry.path}: expected only folders here, one a class, with its images in it."
                 )
-        name = entry.name
         try:
-            number = name.isascii() and name.isdigit() and name not in classes
-            yield Path(entry.path), class_index(int(name[:20]) if number else name, classes)
+            yield Path(entry.path), class_index(written_label(entry.name, classes), classes)
         except DataError as error:
             raise DataError(f"{entry.path}: {error} A folder is named after its class.") from error
 
@@ -132,9 +129,8 @@ def load_image(path: Path, info: ImageInfo, pillow: ModuleType | None = None) ->
     if len(content) > limits.MAX_IMAGE_BYTES:
         raise DataError(f"{path}: larger than {limits.MAX_IMAGE_BYTES:,} bytes. Save a smaller image.")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", module.Image.DecompressionBombWarning)
-            image = module.Image.open(io.BytesIO(content), formats=_FORMATS)
+        # Of some that _check refuses Pillow warns besides; to silence that would change filters of the whole program.
+        image = module.Image.open(io.BytesIO(content), formats=_FORMATS)
         _check(path, image)
         pixels = _prepared(image, info, module)
     except DataError:

@@ -55,7 +55,7 @@ def _records(data: Data, encoder: Encoder) -> Records:
         if folder:
             return _folder(path, encoder)
         return _FILES.get(path.suffix.lower(), _json_lines)(path, encoder)
-    return Columns(data) if isinstance(data, Mapping) else Rows(data)
+    return Columns(data, encoder.reads) if isinstance(data, Mapping) else Rows(data, encoder.reads)
 
 
 def _json_lines(path: Path, encoder: Encoder) -> Records:

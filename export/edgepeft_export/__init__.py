@@ -73,7 +73,8 @@ def export(
         model: Any module, Hugging Face model, or model wrapped by PEFT.
         example_inputs: One batch by the names of the model's arguments, and "labels"; at least 2 rows.
         loss: "causal_lm", "cross_entropy", "mse", or a function of (outputs, batch), two mappings of name to
-            tensor, that gives the mean loss.
+            tensor, that gives the mean loss. Labels of unequal size are padded with -100, which a function of
+            one's own has to leave out.
         adapter: A PEFT configuration, or one as a mapping; `None` to train what has `requires_grad=True`.
         output: The bundle's folder; must not exist. It appears whole, and compared with PyTorch, or not at all.
         name: What the model is called; by default its class, or its folder.
@@ -105,7 +106,7 @@ def export(
     tell("attach")
     attached = attach(model, adapter, seed, list(example_inputs))
     with as_traced(attached.model), in_background(lambda: _decode(attached, loss)) as decode:
-        step = StepModule(attached.model, as_loss(loss), (names.LABELS,))
+        step = StepModule(attached.model, as_loss(loss, axes.get(names.LABELS, {})), (names.LABELS,))
         tell("trace")
         traced = trace(step, example_inputs, axes)
         tell("lower")
@@ -188,7 +189,7 @@ def verify_model(
     attached = attach(model, None if wrapped else config, seed, list(example_inputs))
     axes = dict(dynamic_axes) if dynamic_axes is not None else default_axes(example_inputs)
     with as_traced(attached.model):
-        step = StepModule(attached.model, as_loss(loss), (names.LABELS,))
+        step = StepModule(attached.model, as_loss(loss, axes.get(names.LABELS, {})), (names.LABELS,))
         return verify(bundle, step, attached, example_inputs, axes)
 
 

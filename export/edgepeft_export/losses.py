@@ -1,6 +1,7 @@
 """Losses by name: a row each. A loss maps the model's outputs and the batch to (mean, how many were counted)."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -42,6 +43,22 @@ def mse(outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> tuple[Ten
     Raises:
         ExportError: The shapes differ; PyTorch would compare each with each.
     """
+    logits, labels = _compared(outputs, batch)
+    return functional.mse_loss(logits, labels), torch.ones_like(labels).sum()
+
+
+def padded_mse(outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """As `mse`, for labels of unequal size, which are padded with -100: that is not counted."""
+    logits, labels = _compared(outputs, batch)
+    counted = labels != IGNORED
+    weight = counted.sum().float()
+    total = torch.where(counted, logits - labels, 0.0).square().sum()
+    return torch.where(
+        weight > 0, total / weight.clamp(min=1), math.nan
+    ), weight  # gradients of nothing are 0
+
+
+def _compared(outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     logits, labels = outputs["logits"], batch[names.LABELS].float()
     if logits.shape != labels.shape:
         raise ExportError(
@@ -49,14 +66,18 @@ def mse(outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> tuple[Ten
             f"mse compares logits {list(logits.shape)} with labels {list(labels.shape)}; expected one shape. Reshape the "
             "labels, or the model's output.",
         )
-    return functional.mse_loss(logits, labels), torch.ones_like(labels).sum()
+    return logits, labels
 
 
 LOSSES: dict[str, Loss] = {"causal_lm": causal_lm, "cross_entropy": cross_entropy, "mse": mse}
 
 
-def as_loss(loss: str | Callable[..., Tensor]) -> Loss:
+def as_loss(loss: str | Callable[..., Tensor], label_axes: Collection[int] = ()) -> Loss:
     """A loss by name, or a user's function: its mean then counts as many rows as the batch has.
+
+    Args:
+        loss: The name or the function.
+        label_axes: The axes of the labels that vary; where it is more than the batch's, labels are padded.
 
     Raises:
         ExportError: No loss has that name.
@@ -66,7 +87,7 @@ def as_loss(loss: str | Callable[..., Tensor]) -> Loss:
             raise ExportError(
                 "attach", f"unknown loss {loss!r}; expected one of {', '.join(LOSSES)} or a function."
             )
-        return LOSSES[loss]
+        return padded_mse if loss == "mse" and any(label_axes) else LOSSES[loss]
 
     def counted(outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         rows = next(value.shape[0] for value in batch.values() if value.dim())

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, decoders, models
 
 from edgepeft.errors import ArgumentError, EngineError
 from edgepeft.generation import Sampling, chooser, penalized, pieces, probabilities
@@ -72,6 +73,8 @@ def _chooser(seed: int):
         {"top_p": 1.1},
         {"top_p": math.nan},
         {"repetition_penalty": 0.0},
+        {"repetition_penalty": 1e-46},
+        {"repetition_penalty": 1e40},
         {"repetition_penalty": math.nan},
         {"seed": -1},
     ],
@@ -113,6 +116,9 @@ def characters(text: str) -> tuple[list[int], Callable[[Sequence[int]], str]]:
         ("a\nUser", ["\nUser:"], "a\nUser"),
         ("ghijk", ["ghijkl", "ij"], "gh"),
         ("naïve ☕ 🎉", ["🎉"], "naïve ☕ "),
+        ("cafe café.", ["fé"], "cafe ca"),
+        ("cafe cafë.", ["fé"], "cafe cafë."),
+        ("a\ufffdb", ["\ufffdc"], "a\ufffdb"),
     ],
 )
 def test_pieces_are_the_text_before_the_first_stop(text: str, stop: list[str], expected: str) -> None:
@@ -125,6 +131,43 @@ def test_pieces_come_as_soon_as_they_are_sure() -> None:
     """A piece a token, but half of a character and the start of a stop text wait for what follows."""
     tokens, decode = characters("aé-b--c")
     assert list(pieces(tokens, decode, ["--c"])) == ["a", "é", "-b"]
+
+
+def test_a_stop_text_is_not_shown_before_its_last_character_is_whole() -> None:
+    """What begins it waits for the rest of a character that may end it."""
+    tokens, decode = characters("café")
+    assert list(pieces(tokens, decode, ["fé"])) == ["c", "a"]
+
+
+def test_each_token_is_decoded_a_few_times() -> None:
+    """However long the answer is, and with stop texts too."""
+    tokens, decode = characters("naïve ☕ " * 500)
+    sizes: list[int] = []
+
+    def counted(ids: Sequence[int]) -> str:
+        sizes.append(len(ids))
+        return decode(ids)
+
+    assert "".join(pieces(tokens, counted, ["\nUser:"])) == "naïve ☕ " * 500
+    assert sum(sizes) < 10 * len(tokens)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_pieces_of_a_tokenizer_whose_words_begin_with_a_space(seed: int) -> None:
+    """Its decoder leaves out the first space, and takes bytes for characters as long as all in a row are some."""
+    spelt = {text: [f"<0x{byte:02X}>" for byte in text.encode()] for text in "☕é"}
+    words = ["▁", "▁▁", "▁he", "llo", "▁a", "<s>"]
+    vocabulary = [*words, *(byte for all_bytes in spelt.values() for byte in all_bytes)]
+    tokenizer = Tokenizer(
+        models.BPE({word: index for index, word in enumerate(vocabulary)}, [], byte_fallback=True)
+    )
+    tokenizer.add_special_tokens(["<s>"])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    drawn = np.random.default_rng(seed).choice([*words, *spelt], 200)
+    ids = [tokenizer.token_to_id(token) for word in drawn for token in spelt.get(word, [word])]
+    assert "".join(pieces(ids, tokenizer.decode, ["never"])) == tokenizer.decode(ids)
 
 
 def test_nothing_is_asked_for_after_the_end() -> None:

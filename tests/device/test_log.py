@@ -9,7 +9,7 @@ import pytest
 
 import edgepeft
 from edgepeft.engines.base import StepResult
-from edgepeft.errors import StorageError
+from edgepeft.errors import DataError, StorageError
 
 HANDMADE = Path(__file__).parent.parent / "data" / "handmade"
 ROWS = [{"text": text} for text in ("hello there.", "who is it?", "a friend.")]
@@ -86,3 +86,41 @@ def test_a_disk_that_fills_up() -> None:
             ROWS, callbacks=[edgepeft.JsonLinesLog("/dev/full")]
         )
     assert model.adapter is before
+
+
+@pytest.mark.parametrize("cut", ['{"event": "step", "ti', "\0" * 100_000, ""])
+def test_a_line_that_a_power_cut_left_half(tmp_path: Path, cut: str) -> None:
+    """It goes, and the next event is a line of its own."""
+    path = tmp_path / "log.jsonl"
+    log = edgepeft.JsonLinesLog(path)
+    log.on_train_begin(2, 1)
+    log.close()
+    whole = path.read_text()
+    path.write_text(whole + cut)
+    log.on_train_begin(2, 2)
+    log.close()
+    assert path.read_text().startswith(whole)
+    assert [line["first_step"] for line in events(path)] == [1, 2]
+    path.write_text('{"event": "begin", "time": 1')
+    log.on_train_begin(2, 1)
+    log.close()
+    assert [line["event"] for line in events(path)] == ["begin"]
+
+
+def test_a_run_that_is_refused_leaves_no_log(tmp_path: Path) -> None:
+    """Nor does a log of which no run was ever told."""
+    log = edgepeft.JsonLinesLog(tmp_path / "log.jsonl")
+    trainer = edgepeft.Trainer(edgepeft.load(HANDMADE / "chat"), edgepeft.TrainingArguments())
+    with pytest.raises(DataError, match="has the keys prompt"):
+        trainer.fit([{"prompt": "who?"}], callbacks=[log])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_or_a_file_in_place_of_its_folder(tmp_path: Path) -> None:
+    """Told at once, and nothing is made."""
+    with pytest.raises(StorageError, match="cannot be written: Is a directory"):
+        edgepeft.JsonLinesLog(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="cannot be written: Not a directory"):
+        edgepeft.JsonLinesLog(tmp_path / "file" / "log.jsonl")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

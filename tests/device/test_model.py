@@ -1,5 +1,6 @@
 """A loaded bundle: prediction, hot swap, generation, threads."""
 
+import dataclasses
 import threading
 from pathlib import Path
 
@@ -197,11 +198,28 @@ def test_data_of_other_classes(handmade: Path) -> None:
     rows = model.open_data({"x": np.eye(3, dtype=np.float32), "labels": np.arange(3)})
     assert model.evaluate(rows)["rows"] == 3
     other = model.adapter.with_labels(["run", "still"])
-    for call in (model.evaluate, lambda data, adapter: list(model.classify(data, adapter=adapter))):
-        with pytest.raises(
-            ArgumentError, match="opened for the classes still, walk, run; the adapter has run, still"
-        ):
-            call(rows, adapter=other)
+    with pytest.raises(
+        ArgumentError, match="opened for the classes still, walk, run; the adapter has run, still"
+    ):
+        model.evaluate(rows, adapter=other)
+
+
+def test_rows_whose_labels_are_not_read(handmade: Path) -> None:
+    """To say what a row is takes no label of it: the classes are those of the adapter that is asked."""
+    model = edgepeft.load(handmade / "sensor")
+    other = model.adapter.with_labels(["run", "still"])
+    columns = {"x": np.eye(3, dtype=np.float32), "labels": np.arange(3)}
+    for rows in (model.open_data(columns), model.open_data({"x": columns["x"]}, graph="infer")):
+        assert {row.label for row in model.classify(rows, adapter=other)} <= {"run", "still"}
+
+
+def test_data_is_opened_for_an_adapter(handmade: Path) -> None:
+    """Names are numbered as the adapter that is named has them, not the one in use."""
+    model = edgepeft.load(handmade / "sensor")
+    model.add_adapter("mine", model.adapter.with_labels(["run", "still"]))
+    rows = model.open_data([{"x": np.zeros(3), "label": "run"}], adapter="mine")
+    assert rows.classes == ["run", "still"]
+    assert model.evaluate(rows, adapter="mine")["rows"] == 1
 
 
 def test_what_is_printed_is_short(handmade: Path) -> None:
@@ -211,5 +229,20 @@ def test_what_is_printed_is_short(handmade: Path) -> None:
     assert repr(model.adapter) == "<Adapter LORA: 2 tensors, 392 bytes>"
     assert repr(model.bundle) == f"<Bundle handmade-chat in {str(handmade / 'chat')!r}>"
     assert repr(model) == f"<Model of {model.bundle!r} on engine stock, {model.adapter!r}>"
-    assert "losses=[" not in repr(result).replace("evaluation_losses=[", "")
-    assert len(repr(result)) < 500
+    (loss,) = result.losses
+    ended = f"finished after 1 steps, loss {loss:.4g} to {loss:.4g}"
+    assert repr(result) == f"<TrainingResult {ended}, {result.adapter!r}>"
+    many = dataclasses.replace(
+        result, losses=[2.5, 2.0, 1.0], evaluation_losses=[(0, 3.0), (3, 1.25)], steps=3
+    )
+    told = "finished after 3 steps, loss 2.5 to 1, held-out loss 3 to 1.25"
+    assert repr(many) == f"<TrainingResult {told}, {result.adapter!r}>"
+    assert "loss" not in repr(dataclasses.replace(result, losses=[]))
+    shares = {str(index): 0.001 for index in range(1000)}
+    assert (
+        repr(edgepeft.Classification("7", 7, 0.001, shares)) == "<Classification '7', 0.001, of 1000 classes>"
+    )
+    values = np.arange(1000, dtype=np.float32)
+    assert repr(edgepeft.Regression(values, None)) == f"<Regression {', '.join(map(str, range(20)))}, ...>"
+    named = edgepeft.Regression(values[:2], ("north", "east"))
+    assert repr(named) == "<Regression north 0, east 1>"

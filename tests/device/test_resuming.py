@@ -114,10 +114,8 @@ def test_a_callback_fails_and_so_does_the_disk(
     ]
 
 
-def test_a_run_that_fails_at_once_leaves_the_checkpoint_of_another(
-    bundles: Path, rows: Rows, tmp_path: Path
-) -> None:
-    """Where nothing was done, nothing is written over what an earlier run has done."""
+def test_a_new_run_never_replaces_another(bundles: Path, rows: Rows, tmp_path: Path) -> None:
+    """It is refused before its data is opened; nor does a resumed one that fails at once write anything."""
 
     class FailsFirst(edgepeft.Callback):
         def on_train_begin(self, total_steps: int, first_step: int) -> None:
@@ -126,8 +124,11 @@ def test_a_run_that_fails_at_once_leaves_the_checkpoint_of_another(
     model = edgepeft.load(bundles / "tiny-llama")
     edgepeft.Trainer(model, arguments()).fit(rows, checkpoint_dir=tmp_path)
     written = (tmp_path / training.CHECKPOINT).read_bytes()
-    with pytest.raises(RuntimeError, match="8 steps from 1"):
-        edgepeft.Trainer(model, arguments()).fit(rows, callbacks=[FailsFirst()], checkpoint_dir=tmp_path)
+    trainer = edgepeft.Trainer(model, arguments())
+    with pytest.raises(CheckpointError, match="holds a run already"):
+        trainer.fit("no-such-data.jsonl", checkpoint_dir=tmp_path)
+    with pytest.raises(RuntimeError, match="8 steps from 9"):
+        trainer.fit(rows, callbacks=[FailsFirst()], checkpoint_dir=tmp_path, resume=True)
     assert (tmp_path / training.CHECKPOINT).read_bytes() == written
 
 
@@ -263,3 +264,20 @@ def test_resume_without_a_checkpoint_starts_afresh(bundles: Path, rows: Rows, tm
         rows, checkpoint_dir=tmp_path, resume=True
     )
     assert result.steps == 8
+
+
+def test_settings_of_numpy_are_plain_values(handmade: Path, tmp_path: Path) -> None:
+    """A checkpoint holds them, and a run with Python's own resumes from it."""
+    model = edgepeft.load(handmade / "chat")
+    plain = {"optimizer": "sgd", "group_by_length": True, "max_steps": 2, "learning_rate": 0.25}
+    settings = {
+        "optimizer": np.str_("sgd"),
+        "group_by_length": np.True_,
+        "max_steps": np.int64(2),
+        "learning_rate": np.float32(0.25),
+    }
+    rows = [{"text": "who is it?"}]
+    for given in (settings, plain):
+        trainer = edgepeft.Trainer(model, edgepeft.TrainingArguments(**given))
+        assert trainer.fit(rows, checkpoint_dir=tmp_path, resume=True).steps == 2
+    assert trainer.arguments == edgepeft.TrainingArguments(**settings)

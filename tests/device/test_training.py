@@ -1,5 +1,6 @@
 """Training runs: what a step is made of, when a run ends, and with what."""
 
+import dataclasses
 import itertools
 import math
 from pathlib import Path
@@ -153,10 +154,10 @@ def test_the_time_counts_from_the_call(bundles: Path, rows: Rows, monkeypatch: p
     model = edgepeft.load(bundles / "tiny-llama")
     real = model.open_data
 
-    def slow(*given):
+    def slow(*given, **named):
         for _ in range(100):
             next(clock)
-        return real(*given)
+        return real(*given, **named)
 
     monkeypatch.setattr(model, "open_data", slow)
     assert edgepeft.Trainer(model, arguments(max_seconds=50)).fit(rows).steps == 0
@@ -333,3 +334,32 @@ def test_an_evaluation_is_broken_off_and_made_when_resumed(
     assert second.stop_reason == "finished"
     assert second.evaluation_losses == whole.evaluation_losses
     assert same(second.adapter, whole.adapter)
+
+
+class Swaps(edgepeft.Callback):
+    """Has the model use another adapter as soon as the run has begun."""
+
+    def __init__(self, model: edgepeft.Model, other: edgepeft.Adapter) -> None:
+        self.model = model
+        self.other = other
+
+    def on_data(self, *_: object) -> None:
+        self.model.use(self.other)
+
+
+def test_a_swap_while_training_changes_nothing(handmade: Path) -> None:
+    """The result is the adapter that the run began with, trained: its values, its classes, its configuration."""
+    data = [
+        {"x": np.full(3, place, np.float32), "label": name} for place, name in enumerate(("run", "still"))
+    ]
+    results = []
+    for swaps in (False, True):
+        model = edgepeft.load(handmade / "sensor")
+        first = model.adapter
+        model.use(first.with_labels(["run", "still"]))
+        moved = {name: value + np.float32(1) for name, value in first.tensors.items()}
+        other = dataclasses.replace(first, tensors=moved, labels=("left", "right"))
+        callbacks = [Swaps(model, other)] if swaps else []
+        results.append(edgepeft.Trainer(model, arguments(max_steps=2)).fit(data, callbacks=callbacks))
+    assert results[1].adapter.labels == ("run", "still")
+    assert same(results[0].adapter, results[1].adapter)

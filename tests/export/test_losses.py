@@ -11,6 +11,7 @@ import torch
 from small_models import RECIPES, lora, text_batch, tiny_llama
 from torch import Tensor, nn
 
+import edgepeft
 import edgepeft_export
 from edgepeft import names
 from edgepeft.bundle import Bundle
@@ -42,6 +43,25 @@ def signals() -> dict[str, Tensor]:
     return {"signal": torch.randn(4, 2, 8), "labels": labels}
 
 
+class PerToken(nn.Module):
+    """A number for each token, [batch, length]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.tokens = nn.Embedding(30, 8).requires_grad_(False)
+        self.head = nn.Linear(8, 1)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.head(self.tokens(input_ids)).squeeze(-1)
+
+
+def tokens_with_numbers() -> dict[str, Tensor]:
+    """Tokens, with a number for each."""
+    torch.manual_seed(1)
+    return {"input_ids": torch.randint(0, 30, (2, 6)), "labels": torch.randn(2, 6)}
+
+
 #: What has labels that may all be ignored.
 COUNTED = {
     "head of a language model": lambda: {
@@ -54,6 +74,12 @@ COUNTED = {
         "model": PerPosition(),
         "example_inputs": signals(),
         "loss": "cross_entropy",
+        "adapter": None,
+    },
+    "number per token": lambda: {
+        "model": PerToken(),
+        "example_inputs": tokens_with_numbers(),
+        "loss": "mse",
         "adapter": None,
     },
     "language model": RECIPES["tiny-llama"],
@@ -126,6 +152,30 @@ def test_the_accumulate_graph_gives_no_share_to_nothing(
     got = dict(zip(outputs, session.run(outputs, {k: np.asarray(v) for k, v in feeds.items()}), strict=True))
     assert got.pop(names.new(names.ACCUMULATED_WEIGHT)) == total + weight
     assert all((value == mean).all() for value in got.values())
+
+
+def test_numbers_of_unequal_rows(tmp_path: Path) -> None:
+    """What a short row's labels are padded with is not counted: it costs the same alone and beside a long one."""
+    edgepeft_export.export(**COUNTED["number per token"](), output=tmp_path / "bundle")
+    model = edgepeft.load(tmp_path / "bundle")
+    rows = [
+        {"input_ids": np.arange(length), "labels": np.linspace(-1, 1, length, dtype=np.float32)}
+        for length in (2, 7)
+    ]
+    alone = [model.evaluate([row])["loss"] for row in rows]
+    together = model.evaluate(rows, 2)
+    assert together["loss"] == pytest.approx(np.average(alone, weights=[2, 7]), rel=1e-5)
+    assert together["counted"] == 9
+    result = edgepeft.Trainer(model, edgepeft.TrainingArguments(max_steps=1, batch_size=2)).fit(rows)
+    assert result.losses[0] == pytest.approx(together["loss"], rel=1e-5)
+
+
+def test_a_number_that_looks_like_padding(bundles: Path) -> None:
+    """Where labels are of one size nothing is padded, and -100 is a number like any other."""
+    row = {"x": np.zeros(8, np.float32), "labels": np.full(4, IGNORED, np.float32)}
+    measured = edgepeft.load(bundles / "wide").evaluate([row])
+    assert measured["counted"] == 4
+    assert measured["loss"] > 9000
 
 
 def test_scores_of_places_are_no_classifier(tmp_path: Path) -> None:

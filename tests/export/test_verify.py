@@ -1,8 +1,12 @@
 """How far a bundle is from PyTorch: errors relative to what is compared, and rounding where that is almost nothing."""
 
-import numpy as np
+from pathlib import Path
 
-from edgepeft_export.verify import MAX_ERROR, loss_error, relative_error
+import numpy as np
+from small_models import text_batch, tiny_bert
+
+import edgepeft_export
+from edgepeft_export.verify import MAX_ERROR, gradient_errors, loss_error, relative_error
 
 
 def test_the_loss_of_a_model_that_is_nearly_right() -> None:
@@ -15,3 +19,29 @@ def test_the_loss_of_a_model_that_is_nearly_right() -> None:
         np.float32(200.0), np.float32(200.01)
     )
     assert np.isnan(loss_error(np.float32(np.nan), np.float32(1.0)))
+
+
+def test_a_gradient_that_is_rounding() -> None:
+    """Beside a large one, one that is almost nothing is; a small one that is wrong is told."""
+    large = np.array([1.0, -0.5], np.float32)
+    expected = {"large": large, "none": np.full(2, 1e-9), "small": np.full(2, 1e-5)}
+    got = {"large": large, "none": np.full(2, -2e-9), "small": np.full(2, 2e-5)}
+    errors = gradient_errors(got, expected)
+    assert errors["large"] == 0
+    assert errors["none"] <= MAX_ERROR
+    assert errors["small"] > MAX_ERROR
+    zeros = {"a": np.zeros(2)}
+    assert gradient_errors(zeros, zeros) == {"a": 0}
+    assert np.isnan(gradient_errors({"a": np.full(2, np.nan)}, zeros)["a"])
+
+
+def test_biases_alone(tmp_path: Path) -> None:
+    """BitFit: the gradients of the keys' biases are zero by their formula, and rounding on either side."""
+    model = tiny_bert().requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.endswith(("key.bias", "classifier.bias")))
+    report = edgepeft_export.export(
+        model, text_batch(classes=3), loss="cross_entropy", adapter=None, output=tmp_path / "bundle"
+    )
+    assert report.passed
+    assert repr(report) == f"<Report of {len(report.rows)} comparisons, 0 failed>"

@@ -1,5 +1,6 @@
 """CSV: columns become the keys of a record, or the numbers of a model's one input."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -145,3 +146,18 @@ def test_a_long_field(handmade: Path, tmp_path: Path) -> None:
     model = edgepeft.load(handmade / "classifier")
     ((_, record),) = model.open_data(path, 48).records([0])
     assert record == {"text": text, "label": "blue"}
+
+
+def test_the_limit_of_a_field_is_that_of_a_line_for_us_alone(handmade: Path, tmp_path: Path) -> None:
+    """The csv module has one for the whole program: another program's own stays, also after a broken row."""
+    before = csv.field_size_limit()
+    long = "a" * (before + 1)
+    path = save(tmp_path / "a.csv", f"text,label\n{long},red\nsky,blue\n")
+    rows = edgepeft.load(handmade / "classifier").open_data(path, 48)
+    assert csv.field_size_limit() == before
+    ((_, record),) = rows.records([0])
+    assert record["text"] == long
+    assert csv.field_size_limit() == before
+    with pytest.raises(DataError, match="broken CSV"):
+        records(save(tmp_path / "b.csv", 'a,b,c\n1,"2"2,3\n'))
+    assert csv.field_size_limit() == before

@@ -169,6 +169,24 @@ def test_a_window_is_kept_until_the_next(
     assert sorted(encoded) == list(range(30))
 
 
+def test_a_window_that_is_replaced_meanwhile(
+    model: edgepeft.Model, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another thread does that reads the same data: each gets the rows that it asked for."""
+    stream(monkeypatch)
+    rows = model.open_data(path)
+    expected = [one.row["input_ids"].tolist() for one in rows.read([0, 1, 2])]
+    rows.lengths([0, 1])
+    real = rows._records.read
+
+    def read(indices: list[int]) -> list[tuple[str, dict]]:
+        rows._window = {}
+        return real(indices)
+
+    monkeypatch.setattr(rows._records, "read", read)
+    assert [one.row["input_ids"].tolist() for one in rows.read([0, 1, 2])] == expected
+
+
 def test_lengths_need_a_model_that_has_them(handmade: Path) -> None:
     """A model of fixed size is told so, rather than nothing being done."""
     model = edgepeft.load(handmade / "regression")

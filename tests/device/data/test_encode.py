@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import edgepeft
+from edgepeft.data.encode import class_index, written_label
 from edgepeft.errors import ArgumentError, DataError
 
 
@@ -217,3 +218,28 @@ def test_a_number_that_is_none_is_told_with_its_row(handmade: Path, value: float
     bad = good | {"x": np.array([0, value, 0])}
     with pytest.raises(DataError, match="row 2: 'x' holds NaN or infinity, or a number beyond float32"):
         read(model, [good, bad, good])
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("2", 2),
+        ("02", 2),
+        ("7", "7"),
+        ("-1", "-1"),
+        ("²", "²"),
+        ("0" * 20 + "2", "0" * 20 + "2"),
+        ("1" * 5000, "1" * 5000),
+    ],
+)
+def test_labels_that_a_file_has_as_text(text: str, label: str | int) -> None:
+    """Digits are a number unless a class has that name; more digits than a number has are none, nor cut to one."""
+    assert written_label(text, ["7"]) == label
+
+
+def test_a_class_without_a_name_has_a_number_that_a_tensor_can_have() -> None:
+    """What is larger is refused before it is made an array."""
+    assert class_index(3, []) == 3
+    for number in (1 << 31, 10**20):
+        with pytest.raises(DataError, match=f"label {number} is unknown; the model knows numbers from 0"):
+            class_index(number, [])

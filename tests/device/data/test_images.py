@@ -4,6 +4,7 @@ import io
 import os
 import struct
 import sys
+import warnings
 import zlib
 from pathlib import Path
 
@@ -198,6 +199,31 @@ def test_a_bad_image_is_named(bundles: Path, tmp_path: Path, case: str) -> None:
         edgepeft.load(bundles / "conv-net").open_data(data)
     assert f"{bad}: {words}" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_warnings_are_left_to_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Filters are one list for all threads: who replaces it for a while can undo what another thread did."""
+    real, filters, seen = Image.open, warnings.filters, []
+
+    def opens(*given: object, **named: object) -> Image.Image:
+        seen.append(warnings.filters is filters)
+        return real(*given, **named)
+
+    monkeypatch.setattr(Image, "open", opens)
+    picture().save(tmp_path / "good.png")
+    load_image(tmp_path / "good.png", GREY)
+    assert seen == [True]
+
+
+@pytest.mark.filterwarnings("default::PIL.Image.DecompressionBombWarning")
+def test_a_bomb_that_pillow_warns_of(tmp_path: Path) -> None:
+    """It is refused by its size, whatever the program does with warnings."""
+    (tmp_path / "bomb.png").write_bytes(bomb(10_000, 9_500))
+    with (
+        pytest.warns(Image.DecompressionBombWarning),
+        pytest.raises(DataError, match="is 10000 x 9500 pixels; expected at most 67,108,864"),
+    ):
+        load_image(tmp_path / "bomb.png", GREY)
 
 
 def test_text_that_unpacks_to_much(tmp_path: Path) -> None:

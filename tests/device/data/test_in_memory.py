@@ -1,5 +1,6 @@
 """Data in memory: lists, generators, columns, and what is none of these."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 import edgepeft
+from edgepeft.data.encode import Encoder
 from edgepeft.data.in_memory import Columns, Rows
 from edgepeft.errors import DataError
 
@@ -136,16 +138,50 @@ DIFFERENT = [
     [{"a": np.array([[1, 2]], np.int32)}],
     [{"a": {"x": 1}}],
     [{"a": "\ud800"}],
+    [{"a": [1, [2, 3]]}],
+    [{"a": [1, [2, 4]]}],
+    [{"a": [1, "2"]}],
+    [{"a": [1, None]}],
+    [{"a": [10**30]}],
+    [{"a": np.array(["x"] * 2000, object)}],
+    [{"a": np.array(["x"] * 1000 + ["y"] + ["x"] * 999, object)}],
+    [{"a": np.array([[1], [2, 3]], object)}],
 ]
+
+
+def all_keys(keys: Iterable[str]) -> Iterable[str]:
+    return keys
 
 
 def test_digests_tell_data_apart() -> None:
     """Other values, kinds, shapes, names and orders give another digest; the same give the same."""
-    digests = [Rows(rows).digest() for rows in DIFFERENT]
+    digests = [Rows(rows, all_keys).digest() for rows in DIFFERENT]
     assert len(set(digests)) == len(DIFFERENT)
-    assert digests == [Rows(list(rows)).digest() for rows in DIFFERENT]
+    assert digests == [Rows(list(rows), all_keys).digest() for rows in DIFFERENT]
     columns = arrays(4)
-    assert Columns(columns).digest() == Columns(dict(reversed(columns.items()))).digest()
+    assert Columns(columns, all_keys).digest() == Columns(dict(reversed(columns.items())), all_keys).digest()
     changed = columns | {"x": columns["x"] + np.float32(1)}
-    assert Columns(columns).digest() != Columns(changed).digest()
-    assert Columns({"a": ["x", "y"]}).digest() != Columns({"a": ["y", "x"]}).digest()
+    assert Columns(columns, all_keys).digest() != Columns(changed, all_keys).digest()
+    assert Columns({"a": ["x", "y"]}, all_keys).digest() != Columns({"a": ["y", "x"]}, all_keys).digest()
+
+
+def test_what_is_not_read_is_no_part_of_the_data(model: edgepeft.Model, handmade: Path) -> None:
+    """Neither in its fingerprint nor in the way: an object, whose name is another in the next process."""
+    columns = arrays(2)
+    rows = [{name: column[index] for name, column in columns.items()} for index in range(2)]
+    noted = [row | {"note": object(), "source": [1, [2, 3]]} for row in rows]
+    assert model.open_data(noted).fingerprint() == model.open_data(rows).fingerprint()
+    whole = model.open_data(columns).fingerprint()
+    assert model.open_data(columns | {"note": [object(), [1, [2]]]}).fingerprint() == whole
+    assert model.open_data(columns | {"x": columns["x"][::-1]}).fingerprint() != whole
+    sensor = edgepeft.load(handmade / "sensor")
+    one, other = ([{"x": np.zeros(3), "label": label}] for label in ("walk", "run"))
+    assert sensor.open_data(one).fingerprint() != sensor.open_data(other).fingerprint()
+
+
+def test_a_row_that_is_of_no_use_is_told_by_its_digest(model: edgepeft.Model) -> None:
+    """Of rows that stream, the fingerprint is the first that looks at all."""
+    encoder = Encoder(model.bundle.manifest, None, None)
+    rows = Rows([{"x": [1, 2, 3], "target": [0] * 32}, {"x": [1, 2, 3]}], encoder.reads)
+    with pytest.raises(DataError, match="row 2: has the keys x; expected"):
+        rows.digest()

@@ -199,3 +199,15 @@ def test_the_digest_is_of_names_and_contents(model: edgepeft.Model, tmp_path: Pa
     changed = columns()
     changed["x"][6, 2] += 1
     assert model.open_data(folder_of(other, changed)).fingerprint() != first
+
+
+def test_classes_in_a_file(handmade: Path, tmp_path: Path) -> None:
+    """By number, of any whole type; a fraction is told, and so is a number that no class has."""
+    model = edgepeft.load(handmade / "sensor")
+    for dtype in ("<i8", "|u1", ">i4"):
+        arrays = {"x": np.eye(3, dtype=np.float32), "label": np.arange(3).astype(dtype)}
+        rows = model.open_data(folder_of(tmp_path / "data", arrays)).read([0, 2])
+        assert [int(one.row["labels"]) for one in rows] == [0, 2]
+    for wrong, told in ((np.array([0.0, 1.0, 2.0]), "array"), (np.arange(1, 4), "3 is unknown")):
+        with pytest.raises(DataError, match=f"label {told}"):
+            model.open_data(folder_of(tmp_path / "data", arrays | {"label": wrong}))
