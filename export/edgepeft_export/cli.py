@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from edgepeft.cli.group import Group
 from edgepeft.cli.shared import console, print_json
+from edgepeft.units import size_text
 from edgepeft_export.errors import ExportError
 
 _STAGES = ("attach", "trace", "lower", "passes", "pack", "verify")
@@ -241,7 +242,7 @@ def _export(output: Path, arguments: Mapping[str, Any], *, as_json: bool) -> Non
         return
     if report.rows:
         click.echo(report.table())
-    click.echo(f"{output}: {size / 1e6:,.1f} MB, exported in {seconds:.0f} s")
+    click.echo(f"{output}: {size_text(size)}, exported in {seconds:.0f} s")
 
 
 def _print_report(report: Any, *, as_json: bool) -> None:

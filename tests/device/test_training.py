@@ -51,6 +51,7 @@ def test_the_best_adapter_is_kept(bundles: Path, rows: Rows) -> None:
     assert min(losses) < losses[-1]
     kept = model.evaluate(rows[:3], settings.batch_size)["loss"]
     assert kept == pytest.approx(min(losses), rel=1e-6)
+    assert (result.held_out_loss, result.adapter_step) == (min(losses), losses.index(min(losses)))
 
 
 def test_training_stops_when_the_held_out_loss_no_longer_falls(
@@ -106,6 +107,7 @@ def test_a_held_out_loss_that_is_no_number_is_never_the_best(
     settings = edgepeft.TrainingArguments(max_steps=2, evaluate_every=1, load_best_model_at_end=True)
     result = edgepeft.Trainer(model, settings).fit(data, data, callbacks=[Watch()])
     assert all(np.array_equal(result.adapter.tensors[name], value) for name, value in adapters[-1].items())
+    assert result.adapter_step == 2
 
 
 def test_a_run_that_diverges_is_told_as_such(
