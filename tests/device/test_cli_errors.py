@@ -231,6 +231,7 @@ def test_a_place_below_a_link_to_nothing(tmp_path: Path) -> None:
         store.check_writable(tmp_path / "link" / "out")
 
 
+@pytest.mark.stock("cannot write one of the formats, which came after it")
 def test_merge_and_export_on_a_read_only_disk(
     handmade: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -162,6 +162,7 @@ def test_a_second_signal_breaks_off_a_call_of_onnx_runtime(
     assert (run.returncode, out.removeprefix("asked\n"), err) == (code, told, "")
 
 
+@pytest.mark.stock("a training step there lets no other thread run")
 @pytest.mark.parametrize("progress", ["LineProgress", "TerminalProgress"])
 def test_the_first_signal_is_acknowledged_while_the_step_runs(progress: str) -> None:
     """The step never ends; somebody who hears nothing would press again, and lose what was learned."""

@@ -45,7 +45,7 @@ def test_training_lowers_the_loss_and_the_model_uses_the_result(bundles: Path, r
 def test_the_best_adapter_is_kept(bundles: Path, rows: Rows) -> None:
     """A rate that is too high ruins the model; the result is the adapter that the lowest held-out loss is of."""
     model = edgepeft.load(bundles / "tiny-llama")
-    settings = arguments(learning_rate=0.5, max_steps=12, evaluate_every=1, load_best_model_at_end=True)
+    settings = arguments(learning_rate=0.5, max_steps=6, evaluate_every=1, load_best_model_at_end=True)
     result = edgepeft.Trainer(model, settings).fit(rows, rows[:3])
     losses = [loss for _, loss in result.evaluation_losses]
     assert min(losses) < losses[-1]
