@@ -27,8 +27,10 @@ class TrainingResult:
         stop_reason: Why the run ended.
         truncated_rows: Rows of the training data that were cut to `max_length`; of data that streams, those that
             came up in the first pass of this call.
+        adapter_step: The step after which `adapter` was as it is: the last, or the best one's.
         paused_seconds: Time that this call waited as a guest.
         seconds_per_step: Mean time of an update.
+        held_out_loss: Loss of `adapter` on the held-out rows; `None` where it was not measured.
     """
 
     adapter: Adapter
@@ -41,6 +43,7 @@ class TrainingResult:
     peak_memory_bytes: int
     stop_reason: StopReason
     truncated_rows: int
+    adapter_step: int
     paused_seconds: float = 0.0
 
     def __repr__(self) -> str:
@@ -53,6 +56,10 @@ class TrainingResult:
     @property
     def seconds_per_step(self) -> float:  # noqa: D102 - among the attributes above
         return self.seconds / max(1, self.steps)
+
+    @property
+    def held_out_loss(self) -> float | None:  # noqa: D102 - among the attributes above
+        return dict(self.evaluation_losses).get(self.adapter_step)
 
 
 class Callback:
@@ -87,6 +94,12 @@ class Callback:
 
     def on_evaluate(self, step: int, loss: float) -> None:
         """After an evaluation."""
+
+    def on_signal(self) -> None:
+        """When a signal asked the run to stop: at once, in another thread, while the running step goes on.
+
+        What it raises ends nothing, and is lost.
+        """
 
     def on_train_end(self, result: TrainingResult) -> None:
         """After the last step; the model uses the trained adapter already, and the checkpoint is written."""

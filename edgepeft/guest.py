@@ -15,8 +15,8 @@ from edgepeft.board import Sensors
 from edgepeft.callbacks import Callback
 from edgepeft.errors import MemoryLimitError
 from edgepeft.estimate import MemoryEstimate
-from edgepeft.limits import MiB
 from edgepeft.manifest import Manifest
+from edgepeft.units import size_text
 
 #: Seconds between two looks at the sensors while a run is paused.
 POLL_SECONDS = 2.0
@@ -209,8 +209,8 @@ def plan_memory(
         varies = estimate.has_length(manifest.graphs[names.TRAIN])
         of, lower = (f"one row of length {length}", "Lower max_length, end") if varies else ("one row", "End")
         raise MemoryLimitError(
-            f"training on {of} is expected to take {expected / MiB:,.0f} MiB of memory; there are "
-            f"{limit / MiB:,.0f} MiB. {lower} other programs, or raise max_memory."
+            f"training on {of} is expected to take {size_text(expected)} of memory; there are "
+            f"{size_text(limit)}. {lower} other programs, or raise max_memory."
         )
     return MemoryPlan(rows, int(wanted.total), limit)
 

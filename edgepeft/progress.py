@@ -9,13 +9,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from edgepeft.callbacks import Callback, TrainingResult
 from edgepeft.engines.base import StepResult
-from edgepeft.limits import MiB
+from edgepeft.units import duration_text, size_text
 
 #: Lines that a run prints into a pipe, about.
 _LINES = 20
 
 #: Columns of the bar: with the rest of the line it fits a terminal of 80.
 _BAR_COLUMNS = 16
+
+#: What the first Ctrl-C is answered with.
+_STOPPING = "stopping after this step; a second Ctrl-C ends at once"
 
 Clock = Callable[[], float]
 
@@ -36,7 +39,7 @@ def pace(steps: int, seconds: float, left: int) -> str:
 
 
 class _Pace:
-    """The pace of one run; evaluations and checkpoints are in it."""
+    """The pace of one run; evaluations and checkpoints between its steps are in it, an evaluation before them is not."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -49,6 +52,10 @@ class _Pace:
 
     def leave_out(self, seconds: float) -> None:
         self._started += seconds
+
+    def evaluated(self, step: int) -> None:
+        if step == self._done:
+            self._started = self._clock()
 
     def text(self, step: int) -> str:
         return pace(step - self._done, self._clock() - self._started, self.total - step)
@@ -88,7 +95,7 @@ class TerminalProgress(Callback):
     def on_resume(self, step: int, seconds: float) -> None:
         """Tells how long it waited."""
         self._pace.leave_out(seconds)
-        _tell(self._bar.console, f"on again after step {step}, {seconds:.0f} s later")
+        _tell(self._bar.console, f"on again after step {step}, {duration_text(seconds)} later")
 
     def on_step_end(self, step: int, result: StepResult) -> None:
         """Moves the bar."""
@@ -97,8 +104,12 @@ class TerminalProgress(Callback):
 
     def on_evaluate(self, step: int, loss: float) -> None:
         """Shows the loss on held-out rows."""
-        del step
+        self._pace.evaluated(step)
         self._held_out = f" ({loss:.3f} held-out)"
+
+    def on_signal(self) -> None:
+        """Acknowledges it, above the bar."""
+        self._bar.console.print(_STOPPING, highlight=False)
 
     def on_train_end(self, result: TrainingResult) -> None:
         """Tells of rows that were cut."""
@@ -131,7 +142,7 @@ class LineProgress(Callback):
     def on_resume(self, step: int, seconds: float) -> None:
         """Tells how long it waited."""
         self._pace.leave_out(seconds)
-        _tell(self._console, f"on again after step {step}, {seconds:.0f} s later")
+        _tell(self._console, f"on again after step {step}, {duration_text(seconds)} later")
 
     def on_step_end(self, step: int, result: StepResult) -> None:
         """Prints every so many steps."""
@@ -142,7 +153,12 @@ class LineProgress(Callback):
 
     def on_evaluate(self, step: int, loss: float) -> None:
         """Prints the loss on held-out rows."""
+        self._pace.evaluated(step)
         _tell(self._console, f"step {step}/{self._pace.total} held-out loss {loss:.4f}")
+
+    def on_signal(self) -> None:
+        """Acknowledges it."""
+        _tell(self._console, _STOPPING)
 
     def on_train_end(self, result: TrainingResult) -> None:
         """Tells of rows that were cut."""
@@ -152,7 +168,7 @@ class LineProgress(Callback):
 def shrunk(rows: int, expected_bytes: int, limit_bytes: int) -> str:
     """A batch that does not fit into memory, as text; see `Callback.on_shrink`."""
     return (
-        f"the batch would take {expected_bytes / MiB:,.0f} MiB of memory, of {limit_bytes / MiB:,.0f} MiB: "
+        f"the batch would take {size_text(expected_bytes)} of memory, of {size_text(limit_bytes)}: "
         f"{rows} of its rows are run at once, for the same update"
     )
 

@@ -123,7 +123,11 @@ class Trainer:
                 Pauses(guest, callbacks, self._stop.is_set),
                 plan,
             )
-            stack.enter_context(signals.first_calls(self.stop, self.model.engine.break_off))
+            stack.enter_context(
+                signals.first_calls(
+                    self.stop, self.model.engine.break_off, lambda: _tell_of_signal(callbacks)
+                )
+            )
             result = loop.run_to_end(started)
             self.model.use(result.adapter)
             with contextlib.ExitStack() as ending:  # each is told, also if one fails
@@ -186,6 +190,11 @@ class Trainer:
             return msgspec.structs.replace(run, held_out=run.held_out or fresh.held_out), history, state
         state = TrainState.fresh(self.arguments.optimizer, adapter.tensors)
         return fresh, checkpoint.History([], [], None), state
+
+
+def _tell_of_signal(callbacks: Sequence[Callback]) -> None:
+    for callback in callbacks:
+        callback.on_signal()
 
 
 def _check_same(run: checkpoint.Run, fresh: checkpoint.Run, path: Path) -> None:
@@ -387,6 +396,9 @@ class _Loop:
         best = self._history.best
         known = self._rows.truncated_rows
         tensors = best if best is not None else self._state().adapter
+        step = self._step
+        if best is not None:
+            step, _ = self._history.evaluation_losses[-1 - since_best(self._history.losses_held_out())]
         return TrainingResult(
             adapter=dataclasses.replace(self._adapter, tensors=tensors, base_id=self._run.base_id),
             losses=self._history.losses,
@@ -399,6 +411,7 @@ class _Loop:
             stop_reason=reason,
             truncated_rows=self._truncated if known is None else known,
             paused_seconds=self._pauses.seconds,
+            adapter_step=step,
         )
 
 

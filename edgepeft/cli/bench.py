@@ -11,11 +11,12 @@ from edgepeft import bench as measuring
 from edgepeft import board, estimate, memory, names, ort_package
 from edgepeft.arguments import TrainingArguments
 from edgepeft.bundle import read_manifest
-from edgepeft.cli.shared import BYTES_PER_MB, bundle_argument, json_option, plain, print_json, threads_option
+from edgepeft.cli.shared import bundle_argument, json_option, plain, print_json, threads_option
 from edgepeft.errors import ArgumentError
 from edgepeft.guest import Guest, plan_memory
 from edgepeft.manifest import Manifest
 from edgepeft.model import load
+from edgepeft.units import BYTES_PER_MB
 
 _EMULATED = "emulated: these times say nothing about a board, and are not to be compared with any."
 

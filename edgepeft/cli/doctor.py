@@ -11,11 +11,12 @@ from rich.tree import Tree
 
 from edgepeft import board, estimate, memory, names, ort_package
 from edgepeft.bundle import read_manifest
-from edgepeft.cli.shared import FOLDER, console, json_option, plain, print_json, size_text
+from edgepeft.cli.shared import FOLDER, console, json_option, plain, print_json
 from edgepeft.engines.choice import ORT_TRAINING, STOCK, choose
 from edgepeft.errors import EngineError
 from edgepeft.guest import Guest, memory_limit
 from edgepeft.manifest import Manifest
+from edgepeft.units import size_text
 
 #: Batches whose memory is estimated.
 _BATCH_SIZES = (1, 2, 4, 8)

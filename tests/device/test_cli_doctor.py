@@ -49,7 +49,7 @@ def test_a_raspberry_pi(root: Path) -> None:
         "Raspberry Pi 4 Model B Rev 1.4",
         "of 4 usable",
         "asimd, no dotprod, no i8mm, no bf16",
-        "memory  3,977.58 MB, available 3,072.00 MB",
+        "memory  3,978 MB, available 3,072 MB",
         "temperature  71.3 °C",
         "slowed down  under-voltage, throttled",
         "battery  42 %, discharging",

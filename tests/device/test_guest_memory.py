@@ -128,7 +128,7 @@ def test_a_row_that_does_not_fit(bundles: Path, rows: Rows) -> None:
     watch = Steps()
     little = edgepeft.Guest(max_memory=total(bundle, rows, 1) - 1)
     told = re.compile(
-        r"one row of length \d+ is expected to take \d+ MiB of memory; there are \d+ MiB\. Lower max_length, "
+        r"one row of length \d+ is expected to take [\d.]+ MB of memory; there are [\d.]+ MB\. Lower max_length, "
         r"end other programs, or raise max_memory\."
     )
     with pytest.raises(MemoryLimitError, match=told):
