@@ -34,7 +34,7 @@ def requirements(metadata: email.message.Message, extra: str | None) -> set[str]
     found = set()
     for line in metadata.get_all("Requires-Dist", []):
         requirement, _, marker = line.partition(";")
-        named = re.search(r"extra == '(\w+)'", marker)
+        named = re.search(r"extra == '([\w-]+)'", marker)
         if (named.group(1) if named else None) == extra:
             found.add(re.match(r"[\w.-]+", requirement).group().lower())
     return found
