@@ -63,8 +63,9 @@ format: $(EXPORT)/.ready
 	@$(EXPORT)/bin/ruff format .
 	@$(EXPORT)/bin/ruff check --fix .
 
-bench: $(SMOLLM2)
-	@$(EXPORT)/bin/python tools/bench_step.py --bundle $(SMOLLM2)
+bench: $(SMOLLM2) $(ORT)/.ready
+	@$(EXPORT)/bin/edgepeft-export ort-training $(SMOLLM2) --environment $(ORT_ARTIFACTS)
+	@$(EXPORT)/bin/python tools/bench_step.py --bundle $(SMOLLM2) --ort-training $(ORT)/bin/python
 
 bench-generate: $(SMOLLM2)
 	@$(EXPORT)/bin/python tools/bench_generate.py --bundle $(SMOLLM2)

@@ -2,13 +2,13 @@
 
 import sys
 
-from edgepeft_command import quiet_interrupt
+from edgepeft_command import quiet_ends
 
 
 def main() -> None:
     """Runs the command, or says what is missing for it."""
     try:
-        with quiet_interrupt():
+        with quiet_ends():
             from edgepeft_export.cli import main as command  # noqa: PLC0415 - the import is what may fail
     except ModuleNotFoundError as error:
         sys.exit(

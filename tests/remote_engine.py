@@ -79,16 +79,23 @@ def _write(stream: BinaryIO, content: Any) -> None:
 
 
 def _serve(bundle: Path) -> None:
-    import edgepeft  # noqa: PLC0415
+    import edgepeft
 
     engine = edgepeft.load(bundle, engine="ort-training", threads=2).engine
     steppers: list[Any] = []
+
+    def step(batches: Sequence[Mapping[str, Any]], settings: Any) -> Any:
+        return steppers[-1].step(batches, settings)
+
+    def state() -> Any:
+        return steppers[-1].state()
+
     calls = {
         "name": lambda: engine.name,
         "run": lambda graph, batch, adapter: engine.run(graph, batch, engine.prepare(adapter)),
         "stepper": lambda state: steppers.append(engine.stepper(state)),
-        "step": lambda batches, settings: steppers[-1].step(batches, settings),
-        "state": lambda: steppers[-1].state(),
+        "step": step,
+        "state": state,
     }
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     while True:

@@ -34,7 +34,7 @@ def requirements(metadata: email.message.Message, extra: str | None) -> set[str]
     found = set()
     for line in metadata.get_all("Requires-Dist", []):
         requirement, _, marker = line.partition(";")
-        named = re.search(r"extra == '(\w+)'", marker)
+        named = re.search(r"extra == '([\w-]+)'", marker)
         if (named.group(1) if named else None) == extra:
             found.add(re.match(r"[\w.-]+", requirement).group().lower())
     return found
@@ -64,7 +64,15 @@ def test_both_commands_are_declared(wheel: zipfile.ZipFile) -> None:
     assert "edgepeft-export = edgepeft_export_command:main" in lines
 
 
-@pytest.mark.parametrize("extra", [None, "text", "images"])
+def test_an_onnx_runtime_comes_with_an_extra(metadata: email.message.Message) -> None:
+    """Its two packages overwrite each other, so that neither may come by itself."""
+    assert requirements(metadata, "onnxruntime") == {"onnxruntime"}
+    assert requirements(metadata, "ort-training") == {"onnxruntime-training-cpu"}
+    for extra in (None, "text", "images", "dev"):
+        assert not any(name.startswith("onnxruntime") for name in requirements(metadata, extra))
+
+
+@pytest.mark.parametrize("extra", [None, "text", "images", "onnxruntime"])
 def test_a_device_gets_nothing_of_the_workstation(metadata: email.message.Message, extra: str | None) -> None:
     """Neither `pip install edgepeft` nor its extras `text` and `images` ask for torch, onnx or their company."""
     asked = requirements(metadata, extra)
@@ -74,7 +82,7 @@ def test_a_device_gets_nothing_of_the_workstation(metadata: email.message.Messag
 
 def test_the_workstation_gets_all_of_it_and_torch_is_pinned(metadata: email.message.Message) -> None:
     """The extra `export` is complete, and names one torch and one onnxscript: private interfaces are used."""
-    assert requirements(metadata, "export") == WORKSTATION_ONLY
+    assert requirements(metadata, "export") == WORKSTATION_ONLY | {"onnxruntime"}
     (torch,) = (line for line in metadata.get_all("Requires-Dist", []) if line.startswith("torch"))
     assert torch.startswith("torch==2.13.0;")
     (onnxscript,) = (line for line in metadata.get_all("Requires-Dist", []) if line.startswith("onnxscript"))

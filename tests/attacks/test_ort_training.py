@@ -92,13 +92,13 @@ def test_another_file_is_not_read(
     assert bundle.manifest.ort_training is not None
     engine = OrtTrainingEngine(bundle, bundle.manifest.ort_training, 1)
     adapter = engine.prepare(bundle.initial_adapter().tensors)
-    with pytest.raises(BundleError, match=rf"ort-training/{graph}\.onnx: a tensor of it lies in another file"):
+    with pytest.raises(
+        BundleError, match=rf"ort-training/{graph}\.onnx: a tensor of it lies in another file"
+    ):
         engine.run(graph, BATCH, adapter)
 
 
-def test_a_symbolic_link_is_no_part_of_a_bundle(
-    forged: Callable[[str, bytes], Path], tmp_path: Path
-) -> None:
+def test_a_symbolic_link_is_no_part_of_a_bundle(forged: Callable[[str, bytes], Path], tmp_path: Path) -> None:
     """It is refused before any graph is looked at."""
     location = symbolic_link(tmp_path / "bundle", tmp_path / "secret.bin")
     bundle = forged(names.TRAIN, pointing_to(location))

@@ -46,7 +46,11 @@ def test_the_installed_package_decides(
     ("package", "engine", "words"),
     [
         (STOCK, "ort-training", r"onnxruntime 1\.31\.1 is installed\. Install edgepeft\[ort-training\]"),
-        (TRAINING, "stock", r"onnxruntime-training-cpu 1\.19\.2 is installed\. Install edgepeft\[onnxruntime\]"),
+        (
+            TRAINING,
+            "stock",
+            r"onnxruntime-training-cpu 1\.19\.2 is installed\. Install edgepeft\[onnxruntime\]",
+        ),
     ],
 )
 def test_an_engine_whose_package_is_not_there(
@@ -62,11 +66,13 @@ def test_a_bundle_for_the_other_engine_only(monkeypatch: pytest.MonkeyPatch, man
     """onnxruntime-training cannot run a bundle that was not prepared for it; the message says how to."""
     monkeypatch.setattr(ort_package, "installed", lambda: TRAINING)
     bare = msgspec.structs.replace(manifest, ort_training=None)
-    with pytest.raises(EngineError, match="nothing for engine 'ort-training'. Add it on the workstation"):
+    with pytest.raises(EngineError, match=r"nothing for engine 'ort-training'\. Add it on the workstation"):
         choice.choose(bare)
 
 
 def test_an_unknown_engine(bundles: Path) -> None:
     """Is an argument that nobody knows."""
-    with pytest.raises(ArgumentError, match="unknown engine 'torch'; expected 'auto', 'stock' or 'ort-training'"):
+    with pytest.raises(
+        ArgumentError, match="unknown engine 'torch'; expected 'auto', 'stock' or 'ort-training'"
+    ):
         edgepeft.load(bundles / "conv-net", engine="torch")  # type: ignore[arg-type]

@@ -47,6 +47,26 @@ def test_ctrl_c_during_the_imports(module: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGINT, "", "")
 
 
+#: Has pip know no package.
+NO_PACKAGE = """
+from importlib import metadata
+
+def version(name):
+    raise metadata.PackageNotFoundError(name)
+
+metadata.version = version
+"""
+
+
+def test_no_onnx_runtime() -> None:
+    """edgepeft brings none by itself; one line says which extras do."""
+    done = start("edgepeft_command", NO_PACKAGE, "--help")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "Error: no ONNX Runtime is installed. Install edgepeft[onnxruntime] or edgepeft[ort-training].\n"
+    )
+
+
 def test_ctrl_c_that_is_ignored_stays_ignored() -> None:
     """As `nohup` and a shell's background have it."""
     done = start(
@@ -58,7 +78,7 @@ def test_ctrl_c_that_is_ignored_stays_ignored() -> None:
 def test_ctrl_c_is_an_exception_again_after_the_imports() -> None:
     """A command that runs is interrupted as before."""
     before = signal.getsignal(signal.SIGINT)
-    with edgepeft_command.quiet_interrupt():
+    with edgepeft_command.quiet_ends():
         assert signal.getsignal(signal.SIGINT) is not before
     assert signal.getsignal(signal.SIGINT) is before is signal.default_int_handler
 

@@ -47,7 +47,7 @@ PLACES = {
 def test_a_tensor_in_another_file(place: str, mark: bytes) -> None:
     """With a path to it, or only marked as such."""
     check_self_contained(inside(TENSOR, *PLACES[place]), "model.onnx")
-    with pytest.raises(BundleError, match="model.onnx: a tensor of it lies in another file"):
+    with pytest.raises(BundleError, match=r"model\.onnx: a tensor of it lies in another file"):
         check_self_contained(inside(TENSOR + mark, *PLACES[place]), "model.onnx")
 
 

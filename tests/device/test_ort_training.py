@@ -17,7 +17,8 @@ from edgepeft.errors import BundleError, EngineError
 BATCH = {"image": np.ones((2, 1, 8, 8), np.float32), "labels": np.array([1, 2])}
 
 needs_package = pytest.mark.skipif(
-    not ort_package.installed().trains, reason="needs onnxruntime-training; make test runs it in its environment"
+    not ort_package.installed().trains,
+    reason="needs onnxruntime-training; make test runs it in its environment",
 )
 
 
@@ -27,9 +28,7 @@ def open_engine(bundle: edgepeft.Bundle) -> OrtTrainingEngine:
 
 
 @needs_package
-def test_nothing_is_left_on_the_disk(
-    bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_left_on_the_disk(bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The package takes files; what was written for it is gone when it has them."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     engine = open_engine(edgepeft.Bundle.open(bundles / "conv-net"))
@@ -115,5 +114,5 @@ def test_a_training_model_that_the_package_refuses(bundles: Path, tmp_path: Path
     content["files"]["ort-training/checkpoint"] = {"size": entry.size, "sha256": entry.sha256}
     (bundle / names.MANIFEST).write_text(json.dumps(content))
     model = edgepeft.load(bundle)
-    with pytest.raises(EngineError, match="refused the training model: .*edgepeft-export ort-training"):
+    with pytest.raises(EngineError, match=r"refused the training model: .*edgepeft-export ort-training"):
         model.engine.run(names.TRAIN, BATCH, model.engine.prepare(model.adapter.tensors))

@@ -2,7 +2,6 @@
 
 import ctypes
 import threading
-from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort

@@ -202,7 +202,9 @@ TRAININGS = {
 }
 
 
-def training(recipe: str) -> tuple[edgepeft.TrainingArguments, dict[str, Tensor], list[dict[str, np.ndarray]]]:
+def training(
+    recipe: str,
+) -> tuple[edgepeft.TrainingArguments, dict[str, Tensor], list[dict[str, np.ndarray]]]:
     """Settings, nine rows as one batch, and the same as rows."""
     settings = edgepeft.TrainingArguments(
         **({"learning_rate": 1e-2, "batch_size": 2, "max_steps": STEPS, "seed": 4} | TRAININGS[recipe])
