@@ -80,14 +80,14 @@ def training_memory(
     graphs = (names.TRAIN, names.ACCUMULATE, names.update_graph(optimizer))
     sizes = [manifest.files[manifest.graphs[name].file].size for name in graphs if name in manifest.graphs]
     tokenizer = manifest.files.get(names.TOKENIZER)
+    live = sum(value * MONOMIALS[term](batch_size, length) for term, value in memory.items())
     return MemoryEstimate(
         runtime=_RUNTIME_BYTES,
         base=manifest.files[names.BASE].size,
         graphs=_BYTES_PER_GRAPH_BYTE * sum(sizes),
         tokenizer=_BYTES_PER_TOKENIZER_BYTE * (tokenizer.size if tokenizer else 0),
         adapter=adapter * (_ADAPTER_COPIES + 2 * slots + 1),
-        activations=_BYTES_PER_LIVE_BYTE
-        * sum(value * MONOMIALS[term](batch_size, length) for term, value in memory.items()),
+        activations=round(_BYTES_PER_LIVE_BYTE * live),
     )
 
 

@@ -63,7 +63,7 @@ def bench(
         "threads": used,
         "batch_size": batch_size,
         "length": rows_length,
-        "expected_memory_bytes": None if expected is None else expected.total,
+        "expected_memory_bytes": None if expected is None else round(expected.total),
         "median_seconds": found.median_seconds,
         "samples_per_second": None if machine.emulated else found.samples / found.median_seconds,
         "tokens_per_second": None

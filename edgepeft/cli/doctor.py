@@ -92,7 +92,7 @@ def _memory(manifest: Manifest, batch_size: int, length: int | None) -> dict[str
     found = estimate.training_memory(manifest, batch_size, length or 1)
     assert found is not None
     limit = memory_limit(Guest(root=board.ROOT), found, memory.resident_bytes())
-    return {"bytes": found.total, "fits": None if limit is None else found.total <= limit}
+    return {"bytes": round(found.total), "fits": None if limit is None else found.total <= limit}
 
 
 def _drawing(facts: Mapping[str, Any]) -> Tree:
