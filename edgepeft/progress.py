@@ -89,12 +89,14 @@ class TerminalProgress(Callback):
         _tell(self._bar.console, shrunk(rows, expected_bytes, limit_bytes))
 
     def on_pause(self, step: int, reason: str) -> None:
-        """Tells why the run waits."""
+        """Tells why the run waits; the bar stands still, for drawing it takes more than waiting does."""
+        self._bar.stop()
         _tell(self._bar.console, f"paused after step {step}: {reason}")
 
     def on_resume(self, step: int, seconds: float) -> None:
         """Tells how long it waited."""
         self._pace.leave_out(seconds)
+        self._bar.start()
         _tell(self._bar.console, f"on again after step {step}, {duration_text(seconds)} later")
 
     def on_step_end(self, step: int, result: StepResult) -> None:

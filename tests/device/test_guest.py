@@ -1,5 +1,6 @@
 """A training on a machine that is not its own: pauses, priority, memory."""
 
+import io
 import json
 import math
 import os
@@ -23,7 +24,7 @@ from edgepeft import board, cli, estimate, guest
 from edgepeft.board import Battery, Sensors
 from edgepeft.engines.base import StepResult
 from edgepeft.errors import ArgumentError
-from edgepeft.progress import TerminalProgress
+from edgepeft.progress import TerminalProgress, progress
 
 #: Steps of a whole run, and the one after which the machine is unwell.
 STEPS, AT = 5, 2
@@ -251,8 +252,9 @@ def test_a_power_cut_in_a_pause_loses_no_step(handmade: Path, root: Path, tmp_pa
     assert seen == [True]
 
 
-def test_waiting_costs_next_to_nothing(handmade: Path, root: Path) -> None:
-    """Less than a hundredth of a core: the process's own time over a pause, ONNX Runtime's threads included."""
+@pytest.mark.parametrize("terminal", [False, True])
+def test_waiting_costs_next_to_nothing(handmade: Path, root: Path, terminal: bool) -> None:  # noqa: FBT001
+    """Less than a hundredth of a core: the process's own time in a pause, threads and the bar included."""
     spent: list[float] = []
 
     class Watch(Trouble):
@@ -265,8 +267,9 @@ def test_waiting_costs_next_to_nothing(handmade: Path, root: Path) -> None:
             spent.append(time.process_time())
 
     timer = threading.Timer(4.5, lambda: hot(root, 50))
+    shown = progress(Console(file=io.StringIO(), force_terminal=terminal, width=100))
     watch = Watch(lambda: hot(root, 81), timer.start)
-    result = trainer(handmade).fit(ROWS, callbacks=[watch], guest=edgepeft.Guest(root=root))
+    result = trainer(handmade).fit(ROWS, callbacks=[shown, watch], guest=edgepeft.Guest(root=root))
     assert result.paused_seconds > 2 * guest.POLL_SECONDS
     before, after = spent
     assert (after - before) / result.paused_seconds < 0.01
@@ -427,8 +430,6 @@ def test_the_command_shrinks_and_refuses(bundles: Path, tmp_path: Path) -> None:
 
 def test_a_terminal_is_told_above_its_bar() -> None:
     """And the pause is not in the pace."""
-    import io
-
     stream, clock = io.StringIO(), iter([0.0, 0.0, 10.0, 112.0, 122.0])
     shown = TerminalProgress(Console(file=stream, force_terminal=True, width=100), clock=lambda: next(clock))
     shown.on_train_begin(10, 1)
