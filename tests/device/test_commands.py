@@ -59,7 +59,7 @@ metadata.version = version
 
 
 def test_no_onnx_runtime() -> None:
-    """edgepeft brings none by itself; one line says which extras do."""
+    """The runtime brings none by itself; one line says which extras do."""
     done = start("edgepeft_command", NO_PACKAGE, "--help")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (

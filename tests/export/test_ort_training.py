@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 from foreign_files import snapshot
 from onnx import TensorProto, helper
+from other_engine import ENVIRONMENT
 
 import edgepeft
 from edgepeft import names
@@ -23,8 +24,6 @@ from edgepeft_export.errors import ExportError
 from edgepeft_export.ort_training import add_ort_training, comparison, differentiable, environment, older
 from edgepeft_export.verify import relative_error
 
-#: Environment that `make test` gives; without it each test run would install one.
-ENVIRONMENT = "EDGEPEFT_ORT_ARTIFACTS"
 needs_environment = pytest.mark.skipif(
     ENVIRONMENT not in os.environ, reason=f"{ENVIRONMENT} names no environment; make test does"
 )
