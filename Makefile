@@ -3,6 +3,7 @@
 #   make sample-digits           a reader of digits, adapted to one worn sensor
 #   make sample-text-categories  a user's own categories of texts, from 8 examples each
 #   make sample-embedded         the same reader in JavaScript, with node and npm; BUNDLE=folder of another
+#   make raspberry-pi            what goes to the board: samples/raspberry_pi
 #   make test    passes every test
 #   make bench   a training step beside PyTorch's; make bench-generate, generation beside PyTorch's
 #   make check   format, lint, types, sizes
@@ -26,7 +27,7 @@ SAMPLES := build/samples
 EMBEDDED := build/embedded_js
 BUNDLE  ?= $(SAMPLES)/digits/bundle
 
-.PHONY: demo sample-digits sample-text-categories sample-embedded test check format clean bench bench-generate
+.PHONY: raspberry-pi demo sample-digits sample-text-categories sample-embedded test check format clean bench bench-generate
 
 demo: $(DEVICE)/.ready $(EXPORT)/.ready
 	@$(EXPORT)/bin/python tools/demo.py export $(SMOLLM2)
@@ -39,6 +40,9 @@ sample-digits: $(DEVICE)/.ready $(EXPORT)/.ready
 sample-text-categories: $(DEVICE)/.ready $(EXPORT)/.ready
 	@$(EXPORT)/bin/python samples/text_categories/workstation.py $(SAMPLES)/text-categories
 	@$(DEVICE)/bin/python samples/text_categories/device.py $(SAMPLES)/text-categories $(SAMPLES)/text-categories-adapted
+
+raspberry-pi: $(SAMPLES)/digits/bundle
+	@PYTHONPATH=. $(EXPORT)/bin/python samples/raspberry_pi/workstation.py $(SAMPLES)/raspberry_pi $(SAMPLES)/digits
 
 test: export EDGEPEFT_TEST_BUNDLES := $(BUNDLES)
 test: export EDGEPEFT_ORT_TRAINING_PYTHON := $(ORT)/bin/python

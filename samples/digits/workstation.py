@@ -15,6 +15,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import edgepeft_export
+from edgepeft.manifest import ImageInfo
 from edgepeft_export.cli import quiet_libraries
 
 LABELS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -102,6 +103,7 @@ def export(net: ConvNet, example: Digits, bundle: Path) -> None:
         output=bundle,
         name="digits",
         labels=LABELS,
+        image=ImageInfo(input="image", channels=1, height=8, width=8, mean=[0.0], std=[1.0]),
         training=_TRAINING,
     )
     print(report.table())

@@ -1,0 +1,106 @@
+"""What the reader is doing: one screen on a terminal that changes, or a line for each event elsewhere."""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+import edgepeft
+from edgepeft.engines.base import StepResult
+
+#: What it is doing when there is nothing to do.
+IDLE = "waiting for images"
+#: Events that the screen shows.
+_LINES = 8
+
+
+@dataclass
+class State:
+    """What the screen shows.
+
+    Attributes:
+        doing: What is going on.
+        read: Images read since the start.
+        corrections: Corrections that wait to be learned from, of so many that make it worth the while.
+        scores: Per cent of held-out images that were read rightly, at first and after each training.
+    """
+
+    doing: str = IDLE
+    read: int = 0
+    corrections: tuple[int, int] = (0, 0)
+    scores: list[float] = field(default_factory=list)
+
+
+class View:
+    """Shows a state and events, from several threads."""
+
+    def __init__(self, title: str) -> None:
+        self.state = State()
+        self._title = title
+        self._events: deque[str] = deque(maxlen=_LINES)
+        self._console = Console()
+        self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
+
+    def __enter__(self) -> "View":
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def event(self, text: str) -> None:
+        """Tells what happened."""
+        self._events.append(text)
+        if self._live is None:
+            self._console.print(Text(text), soft_wrap=True)
+        self.refresh()
+
+    def refresh(self, **changes: Any) -> None:
+        """Shows the state anew, with fields of it changed."""
+        new = {name: value for name, value in changes.items() if getattr(self.state, name) != value}
+        for name, value in new.items():
+            setattr(self.state, name, value)
+        if self._live is not None and (new or not changes):  # drawing what is there already would cost more than looking
+            self._live.update(self._drawing(), refresh=True)
+
+    def _drawing(self) -> Group:
+        state = self.state
+        waiting, enough = state.corrections
+        table = Table(title=self._title, show_header=False, box=None, title_justify="left")
+        table.add_row("doing", Text(state.doing))
+        table.add_row("read", f"{state.read} images")
+        table.add_row("corrections", f"{waiting} of {enough}")
+        if state.scores:
+            table.add_row("held-out score", " -> ".join(f"{score:.1f} %" for score in state.scores))
+        return Group(table, *(Text(f"  {line}", style="dim") for line in self._events))
+
+
+class Learning(edgepeft.Callback):
+    """Tells a view how a training goes."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._total = 0
+
+    def on_train_begin(self, total_steps: int, first_step: int) -> None:
+        """The number of steps is known."""
+        del first_step
+        self._total = total_steps
+
+    def on_step_end(self, step: int, result: StepResult) -> None:
+        """Each step is shown on a terminal."""
+        self._view.refresh(doing=f"learning, step {step} of {self._total}, loss {result.loss:.3f}")
+
+    def on_pause(self, step: int, reason: str) -> None:
+        """Why it waits."""
+        self._view.event(f"pausing after step {step}: {reason}")
+
+    def on_resume(self, step: int, seconds: float) -> None:
+        """It goes on."""
+        self._view.event(f"going on after step {step}, {seconds:.0f} s later")

@@ -1,0 +1,164 @@
+"""Reads images that come into a folder, takes corrections, and learns from them in the background.
+
+Usage: python -m samples.raspberry_pi.watch BUNDLE FOLDER [--corrections 8] [--epochs 20]
+
+New images are put into FOLDER/inbox; each goes to FOLDER/read/<class>. A wrong one is moved, by hand, to
+FOLDER/corrected/<right class>. When so many corrections wait, it learns from them and from FOLDER/examples/<class>,
+goes on reading meanwhile, and then reads with what it has learned, which is in FOLDER/adapter. Ctrl-C ends it.
+"""
+
+import argparse
+import shutil
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import edgepeft
+from edgepeft.data.images import load_image
+from samples.raspberry_pi.folders import Watched, by_class, gather, images, move
+from samples.raspberry_pi.view import IDLE, Learning, View
+
+#: Seconds between two looks at the folder.
+_LOOK_SECONDS = 1.0
+
+
+class Reader:
+    """The model, its watched folder, and the training that may be running.
+
+    Args:
+        model: A classifier of images.
+        watched: The folders.
+        view: What shows them.
+        enough: Corrections that make a training worth the while.
+        settings: Of the training, beside the bundle's own.
+    """
+
+    def __init__(
+        self, model: edgepeft.Model, watched: Watched, view: View, enough: int, **settings: Any
+    ) -> None:
+        self.model = model
+        self.watched = watched
+        self._view = view
+        self._enough = enough
+        if model.bundle.manifest.image is None:
+            raise edgepeft.EdgepeftError(f"{model.bundle.path}: its model does not read images. Take one that does.")
+        self._image = model.bundle.manifest.image
+        recommended: dict[str, Any] = dict(model.bundle.manifest.training) | settings
+        self._arguments = edgepeft.TrainingArguments(**recommended)
+        self._trainer: edgepeft.Trainer | None = None
+        self._training: threading.Thread | None = None
+        self._failed = 0
+        self._seen: dict[Path, int] = {}
+        self.stopping = threading.Event()
+
+    def look(self) -> None:
+        """Does what there is to do, once."""
+        for path in self._complete():
+            self._read(path)
+        waiting = sum(1 for _ in by_class(self.watched.corrected))
+        self._view.refresh(corrections=(waiting, self._enough))
+        if self._training is not None and not self._training.is_alive():
+            self._training = None
+            self._view.refresh(doing=IDLE)
+        if waiting >= self._enough and waiting != self._failed and self._training is None:
+            self._training = threading.Thread(target=self._learn, name="learning")
+            self._training.start()
+
+    def score(self) -> None:
+        """Measures the model on the held-out images, if there are any."""
+        if self.watched.held_out.is_dir():
+            accuracy = 100 * self.model.evaluate(self.watched.held_out, batch_size=32)["accuracy"]
+            self._view.refresh(scores=[*self._view.state.scores, accuracy])
+            self._view.event(f"{accuracy:.1f} % of the held-out images are read rightly")
+
+    def stop(self) -> None:
+        """Ends it: a training that is running stops after its step, and its corrections wait for the next start."""
+        self.stopping.set()
+        if self._trainer is not None:
+            self._trainer.stop()
+
+    def join(self) -> None:
+        """Waits for the training."""
+        if self._training is not None:
+            self._training.join()
+
+    def _complete(self) -> list[Path]:
+        """New images that have not changed since the last look: one that is being copied is left alone."""
+        before, self._seen = self._seen, {path: path.stat().st_mtime_ns for path in images(self.watched.inbox)}
+        return [path for path, changed in self._seen.items() if before.get(path) == changed]
+
+    def _read(self, path: Path) -> None:
+        try:
+            row = {self._image.input: load_image(path, self._image)}
+            (found,) = self.model.classify([row])
+        except edgepeft.EdgepeftError as error:
+            move(path, self.watched.unreadable)
+            self._view.event(f"{error} It is in {self.watched.unreadable} now.")
+            return
+        place = move(path, self.watched.read / found.label)
+        self._view.refresh(read=self._view.state.read + 1)
+        self._view.event(f"{place.name}: {found.label}, {found.probability:.0%}")
+
+    def _learn(self) -> None:
+        """Trains on all there is, from the bundle's own adapter; what was learned from becomes an example."""
+        work = self.watched.root / ".learning"
+        taken = list(by_class(self.watched.corrected))
+        try:
+            count = gather(self.watched, work)
+            self._view.event(f"learning from {count} images, {len(taken)} of them corrections")
+            self._view.refresh(doing="learning")
+            model = edgepeft.load(self.model.bundle)
+            trainer = self._trainer = edgepeft.Trainer(model, self._arguments)
+            if self.stopping.is_set():
+                return
+            result = trainer.fit(work, callbacks=[Learning(self._view)], guest=edgepeft.Guest())
+        except edgepeft.EdgepeftError as error:
+            self._failed = len(taken)  # until there are others
+            self._view.event(f"could not learn: {error}")
+            return
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        if result.stop_reason == "stopped":
+            return
+        result.adapter.save(self.watched.adapter)
+        for label, path in taken:
+            if path.exists():
+                move(path, self.watched.examples / label)
+        self.model.use(result.adapter)
+        self._view.event(f"learned in {result.seconds:.1f} s, kept in {self.watched.adapter}")
+        self.score()
+
+
+def main() -> None:
+    """Watches until it is told to end."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--corrections", type=int, default=8, help="how many make a training worth the while")
+    parser.add_argument("--epochs", type=int, help="of a training; by default the bundle's own")
+    options = parser.parse_args()
+    settings = {} if options.epochs is None else {"epochs": options.epochs}
+    watched = Watched(options.folder)
+    adapter = watched.adapter if watched.adapter.is_dir() else None
+    model = edgepeft.load(options.bundle, adapter)
+    watched.make(model.labels or ())
+    title = f"{model.bundle.manifest.model.name} in {options.folder}"
+    with View(title) as view:
+        reader = Reader(model, watched, view, options.corrections, **settings)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: reader.stop())
+        view.event(f"put images into {watched.inbox}; move wrong ones from {watched.read} to {watched.corrected}")
+        reader.score()
+        while not reader.stopping.wait(_LOOK_SECONDS):
+            reader.look()
+        reader.join()
+        view.event("ended")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except edgepeft.EdgepeftError as error:
+        sys.exit(f"Error: {error}")
