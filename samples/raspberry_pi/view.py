@@ -2,7 +2,7 @@
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -45,7 +45,7 @@ class View:
         self._console = Console()
         self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
 
-    def __enter__(self) -> "View":
+    def __enter__(self) -> Self:
         if self._live is not None:
             self._live.start()
         return self
@@ -66,7 +66,9 @@ class View:
         new = {name: value for name, value in changes.items() if getattr(self.state, name) != value}
         for name, value in new.items():
             setattr(self.state, name, value)
-        if self._live is not None and (new or not changes):  # drawing what is there already would cost more than looking
+        if self._live is not None and (
+            new or not changes
+        ):  # drawing what is there already would cost more than looking
             self._live.update(self._drawing(), refresh=True)
 
     def _drawing(self) -> Group:

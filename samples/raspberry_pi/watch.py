@@ -43,7 +43,9 @@ class Reader:
         self._view = view
         self._enough = enough
         if model.bundle.manifest.image is None:
-            raise edgepeft.EdgepeftError(f"{model.bundle.path}: its model does not read images. Take one that does.")
+            raise edgepeft.EdgepeftError(
+                f"{model.bundle.path}: its model does not read images. Take one that does."
+            )
         self._image = model.bundle.manifest.image
         recommended: dict[str, Any] = dict(model.bundle.manifest.training) | settings
         self._arguments = edgepeft.TrainingArguments(**recommended)
@@ -86,7 +88,10 @@ class Reader:
 
     def _complete(self) -> list[Path]:
         """New images that have not changed since the last look: one that is being copied is left alone."""
-        before, self._seen = self._seen, {path: path.stat().st_mtime_ns for path in images(self.watched.inbox)}
+        before, self._seen = (
+            self._seen,
+            {path: path.stat().st_mtime_ns for path in images(self.watched.inbox)},
+        )
         return [path for path, changed in self._seen.items() if before.get(path) == changed]
 
     def _read(self, path: Path) -> None:
@@ -133,7 +138,9 @@ class Reader:
 
 def main() -> None:
     """Watches until it is told to end."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("bundle", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--corrections", type=int, default=8, help="how many make a training worth the while")
@@ -149,7 +156,9 @@ def main() -> None:
         reader = Reader(model, watched, view, options.corrections, **settings)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: reader.stop())
-        view.event(f"put images into {watched.inbox}; move wrong ones from {watched.read} to {watched.corrected}")
+        view.event(
+            f"put images into {watched.inbox}; move wrong ones from {watched.read} to {watched.corrected}"
+        )
         reader.score()
         while not reader.stopping.wait(_LOOK_SECONDS):
             reader.look()
