@@ -1,4 +1,4 @@
-"""Exports the small models that the tests of the device run on.
+"""Exports the small models that the tests of the device run on, and stores what PyTorch computes with them.
 
 Usage: python tools/make_test_bundles.py FOLDER
 """
