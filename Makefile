@@ -4,6 +4,7 @@
 #   make sample-text-categories  a user's own categories of texts, from 8 examples each
 #   make sample-embedded         the same reader in JavaScript, with node and npm; BUNDLE=folder of another
 #   make test    passes every test
+#   make test-arm64   the device's tests on emulated processors of a Raspberry Pi 4 and 5
 #   make bench   a training step beside PyTorch's; make bench-generate, generation beside PyTorch's
 #   make check   format, lint, types, sizes
 PYTHON ?= python3.11
@@ -23,7 +24,7 @@ SAMPLES := build/samples
 EMBEDDED := build/embedded_js
 BUNDLE  ?= $(SAMPLES)/digits/bundle
 
-.PHONY: demo sample-digits sample-text-categories sample-embedded test check format clean bench bench-generate
+.PHONY: demo sample-digits sample-text-categories sample-embedded test test-arm64 check format clean bench bench-generate
 
 demo: $(DEVICE)/.ready $(EXPORT)/.ready
 	@$(EXPORT)/bin/python tools/demo.py export $(SMOLLM2)
@@ -44,6 +45,13 @@ test: $(DEVICE)/.ready $(EXPORT)/.ready
 	@EDGEPEFT_TEST_BUNDLES=$(BUNDLES) $(DEVICE)/bin/python -m pytest -q tests/device tests/attacks
 	@echo "== all tests on the workstation's environment"
 	@EDGEPEFT_TEST_BUNDLES=$(BUNDLES) $(EXPORT)/bin/python -m pytest -q tests
+
+test-arm64: $(DEVICE)/.ready $(BUNDLES)/reference
+	@$(DEVICE)/bin/python tools/arm64/suite.py $(BUNDLES)
+
+$(BUNDLES)/reference: | $(EXPORT)/.ready
+	@echo "== exporting small models for the tests"
+	@$(EXPORT)/bin/python tools/make_test_bundles.py $(BUNDLES)
 
 check: $(EXPORT)/.ready
 	@$(EXPORT)/bin/ruff format --check .
