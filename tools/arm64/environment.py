@@ -10,6 +10,7 @@ Usage: python tools/arm64/environment.py [FOLDER] [--clean]
 import argparse
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -29,6 +30,8 @@ EXTRAS = ("onnxruntime", "text", "images")
 TEST_PACKAGES = ("hypothesis", "pytest")
 #: glibc 2.36 is that of Debian 12; wheels for older ones run too. pip wants each by name.
 PLATFORMS = ("manylinux2014_aarch64", *(f"manylinux_2_{minor}_aarch64" for minor in range(17, 37)))
+#: Variables with which edgepeft is what is installed, not a source tree.
+INSTALLED = {"PYTHONPATH": "", "PYTHONSAFEPATH": "1"}
 #: What is made, in this file of the folder.
 _MADE = "made.json"
 _CHECK = """
@@ -75,7 +78,7 @@ class Environment:
         """Makes what is not there yet."""
         self.folder.mkdir(parents=True, exist_ok=True)
         wanted = requirements(tomllib.loads((REPOSITORY / "pyproject.toml").read_text()))
-        tools = sorted(Path(__file__).parent.glob("*.py"))
+        tools = [Path(__file__).with_name(name) for name in ("debian.py", "launcher.py")]
         self._part("packages", digest(wanted), lambda: self._install_packages(wanted))
         self._part("python", digest([str(self.folder), *tools]), self._make_python)
         self._part("edgepeft", digest([*sources(), *wanted]), self._install_edgepeft)
@@ -107,7 +110,10 @@ class Environment:
             options = ["--quiet", "--no-deps", f"--wheel-dir={place}"]
             _run(sys.executable, "-m", "pip", "wheel", *options, str(REPOSITORY))
             self._pip("--no-deps", "--upgrade", *map(str, Path(place).glob("*.whl")))
-        print(f"   {_run(str(self.python), '-P', '-c', _CHECK, str(self.site)).strip()}", flush=True)
+        print(
+            f"   {_run(str(self.python), '-c', _CHECK, str(self.site), variables=INSTALLED).strip()}",
+            flush=True,
+        )
 
     def _pip(self, *arguments: str) -> None:
         """Installs wheels for aarch64 by this machine's pip, which is faster than an emulated one."""
@@ -122,9 +128,10 @@ class Environment:
         _run(sys.executable, "-m", "pip", "install", *options, f"--target={self.site}", *arguments)
 
 
-def _run(*command: str) -> str:
+def _run(*command: str, variables: dict[str, str] | None = None) -> str:
     """What a command prints; its errors, where it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = os.environ | (variables or {})
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise SystemExit(f"{' '.join(command[:4])}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout
