@@ -10,6 +10,9 @@
 PYTHON ?= python3.11
 EXPORT := .venv/export
 DEVICE := .venv/device
+# The other engine's: where it runs, and where its artifacts are made; it and onnxruntime cannot be in one environment.
+ORT    := .venv/ort-training
+ORT_ARTIFACTS := .venv/ort-artifacts
 # pip shows its own progress on a terminal; in a pipe, the lines between say what is going on.
 PIP    := -m pip install $(if $(MAKE_TERMOUT),,--quiet --quiet) --disable-pip-version-check
 
@@ -38,20 +41,25 @@ sample-text-categories: $(DEVICE)/.ready $(EXPORT)/.ready
 	@$(EXPORT)/bin/python samples/text_categories/workstation.py $(SAMPLES)/text-categories
 	@$(DEVICE)/bin/python samples/text_categories/device.py $(SAMPLES)/text-categories $(SAMPLES)/text-categories-adapted
 
-test: $(DEVICE)/.ready $(EXPORT)/.ready
-	@echo "== exporting small models for the tests"
-	@$(EXPORT)/bin/python tools/make_test_bundles.py $(BUNDLES)
+test: export EDGEPEFT_TEST_BUNDLES := $(BUNDLES)
+test: export EDGEPEFT_ORT_TRAINING_PYTHON := $(ORT)/bin/python
+test: export EDGEPEFT_ORT_ARTIFACTS := $(ORT_ARTIFACTS)
+test: $(DEVICE)/.ready $(ORT)/.ready $(EXPORT)/.ready
+	@echo "== exporting small models for the tests, for both engines"
+	@$(EXPORT)/bin/python tools/make_test_bundles.py $(BUNDLES) $(ORT_ARTIFACTS)
 	@echo "== tests on the device's environment: no torch, no onnx"
-	@EDGEPEFT_TEST_BUNDLES=$(BUNDLES) $(DEVICE)/bin/python -m pytest -q tests/device tests/attacks
+	@$(DEVICE)/bin/python -m pytest -q tests/device tests/attacks
+	@echo "== the same tests with onnxruntime-training"
+	@$(ORT)/bin/python -m pytest -q tests/device tests/attacks
 	@echo "== all tests on the workstation's environment"
-	@EDGEPEFT_TEST_BUNDLES=$(BUNDLES) $(EXPORT)/bin/python -m pytest -q tests
+	@$(EXPORT)/bin/python -m pytest -q tests
 
 test-arm64: $(DEVICE)/.ready $(BUNDLES)/reference
 	@$(DEVICE)/bin/python tools/arm64/suite.py $(BUNDLES)
 
 $(BUNDLES)/reference: | $(EXPORT)/.ready
-	@echo "== exporting small models for the tests"
-	@$(EXPORT)/bin/python tools/make_test_bundles.py $(BUNDLES)
+	@echo "== exporting small models for the tests, for both engines"
+	@$(EXPORT)/bin/python tools/make_test_bundles.py $(BUNDLES) $(ORT_ARTIFACTS)
 
 check: $(EXPORT)/.ready
 	@$(EXPORT)/bin/ruff format --check .
@@ -63,8 +71,9 @@ format: $(EXPORT)/.ready
 	@$(EXPORT)/bin/ruff format .
 	@$(EXPORT)/bin/ruff check --fix .
 
-bench: $(SMOLLM2)
-	@$(EXPORT)/bin/python tools/bench_step.py --bundle $(SMOLLM2)
+bench: $(SMOLLM2) $(ORT)/.ready
+	@$(EXPORT)/bin/edgepeft-export ort-training $(SMOLLM2) --environment $(ORT_ARTIFACTS)
+	@$(EXPORT)/bin/python tools/bench_step.py --bundle $(SMOLLM2) --ort-training $(ORT)/bin/python
 
 bench-generate: $(SMOLLM2)
 	@$(EXPORT)/bin/python tools/bench_generate.py --bundle $(SMOLLM2)
@@ -102,7 +111,15 @@ $(DEVICE)/.ready: pyproject.toml
 	@echo "== setting up the device's environment, $(DEVICE) (some seconds)"
 	@$(PYTHON) -m venv $(DEVICE)
 	@echo "   onnxruntime, numpy, tokenizers, and what tests take"
-	@$(DEVICE)/bin/python $(PIP) --editable '.[text,images]' 'pytest>=8.4' 'hypothesis>=6.130'
+	@$(DEVICE)/bin/python $(PIP) --editable '.[onnxruntime,text,images]' 'pytest>=8.4' 'hypothesis>=6.130'
+	@touch $@
+
+$(ORT)/.ready: pyproject.toml
+	@echo "== setting up the device's environment of the other engine, $(ORT) (some seconds)"
+	@$(PYTHON) -m venv $(ORT)
+	@echo "   onnxruntime-training, numpy, tokenizers, and what tests take"
+	@$(ORT)/bin/python $(PIP) --no-deps onnxruntime-training-cpu==1.19.2
+	@$(ORT)/bin/python $(PIP) --editable '.[text,images]' 'pytest>=8.4' 'hypothesis>=6.130'
 	@touch $@
 
 clean:

@@ -7,10 +7,7 @@ result.adapter.save("alice/")
 
 import os
 
-from edgepeft import ort_package
-
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before anything imports onnxruntime, which reads it then
-ort_package.keep_torch_out()  # likewise
 
 from edgepeft.adapter import Adapter
 from edgepeft.arguments import TrainingArguments

@@ -175,11 +175,21 @@ class Adapter:
 
 
 def _check_is_adapter(reader: store.FolderReader) -> None:
-    """The usual mistake is the bundle's folder."""
-    if reader.has(names.MANIFEST) and not reader.has(names.ADAPTER_CONFIG):
+    """The usual mistakes; of an adapter that lacks a file, that file is told by who reads it."""
+    if reader.has(names.ADAPTER_CONFIG) or reader.has(names.ADAPTER_MODEL):
+        return
+    if reader.has(names.MANIFEST):
         raise AdapterError(
             f"{reader.path}: is a bundle, not an adapter. Without an adapter the bundle's own is used."
         )
+    if reader.has("config.json"):
+        raise AdapterError(
+            f"{reader.path}: is a model of Hugging Face, not an adapter. Export it: edgepeft-export hf."
+        )
+    raise AdapterError(
+        f"{reader.path}: is no adapter's folder: it has neither {names.ADAPTER_CONFIG} nor {names.ADAPTER_MODEL}. "
+        "Give the folder that train, or HF PEFT, wrote."
+    )
 
 
 def holds_an_adapter_only(folder: Path) -> bool:
@@ -294,6 +304,11 @@ def differing_settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> tupl
 def changes_meaning(field: str) -> bool:
     """Whether a setting of PEFT changes what an adapter's tensors mean."""
     return field in _MEANINGFUL
+
+
+def says_something(field: str, value: Any) -> bool:
+    """Whether a setting of PEFT, as it stands in a configuration, changes what the tensors mean from what they mean without."""
+    return changes_meaning(field) and _comparable(field, value) is not None
 
 
 def _comparable(field: str, value: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from edgepeft import names
 from edgepeft.adapter import Adapter, differing_settings
 from edgepeft.tensors import Array
 
@@ -33,7 +34,7 @@ class Comparison:
 
     Attributes:
         tensors: Distances of the tensors that both have in one shape, the largest change first.
-        total: Distance of all those tensors, as one vector.
+        total: Distance of all those tensors, as one vector; `None` where there are none.
         settings: Configuration fields that differ, with the two values; `None` where one lacks the field.
         base_ids: The bases they were made for, if they differ; `None` where a file does not say.
         labels: Names of the classes, if they differ; `None` for the bundle's own.
@@ -43,7 +44,7 @@ class Comparison:
     """
 
     tensors: Mapping[str, Distance]
-    total: Distance
+    total: Distance | None
     settings: Mapping[str, tuple[Any, Any]]
     base_ids: tuple[str | None, str | None] | None
     labels: tuple[tuple[str, ...] | None, tuple[str, ...] | None] | None
@@ -54,7 +55,8 @@ class Comparison:
 
 def compare(first: Adapter, second: Adapter) -> Comparison:
     """Compares two adapters tensor by tensor, in float64; neither needs to fit a bundle."""
-    both = [name for name in first.tensors if name in second.tensors]
+    firsts, seconds = (sorted(one.tensors, key=names.natural) for one in (first, second))
+    both = [name for name in firsts if name in second.tensors]
     alike = [name for name in both if first.tensors[name].shape == second.tensors[name].shape]
     sums = {name: _sums(first.tensors[name], second.tensors[name]) for name in alike}
     distances = {name: _distance([found]) for name, found in sums.items()}
@@ -62,13 +64,13 @@ def compare(first: Adapter, second: Adapter) -> Comparison:
     ids = (first.base_id, second.base_id)
     labels = (first.labels, second.labels)
     return Comparison(
-        tensors=dict(sorted(distances.items(), key=lambda item: (-item[1].relative_l2, item[0]))),
-        total=_distance(sums.values()),
+        tensors=dict(sorted(distances.items(), key=lambda item: -item[1].relative_l2)),
+        total=_distance(sums.values()) if sums else None,
         settings={field: (first.config.get(field), second.config.get(field)) for field in settings},
         base_ids=ids if ids[0] != ids[1] else None,
         labels=labels if labels[0] != labels[1] else None,
-        only_in_first=tuple(name for name in first.tensors if name not in second.tensors),
-        only_in_second=tuple(name for name in second.tensors if name not in first.tensors),
+        only_in_first=tuple(name for name in firsts if name not in second.tensors),
+        only_in_second=tuple(name for name in seconds if name not in first.tensors),
         other_shape=tuple(name for name in both if name not in sums),
     )
 

@@ -38,7 +38,9 @@ def export_adapter(bundle: Bundle, adapter: Adapter, output: Path, kind: str) ->
     if kind not in FORMATS:
         raise ArgumentError(f"unknown format {kind!r}; expected one of {', '.join(FORMATS)}.")
     check_fits(adapter, bundle.manifest, bundle.initial_adapter())
-    if output.is_symlink() or output.exists():
+    with store.refusals(output):
+        taken = output.is_symlink() or output.exists()
+    if taken:
         raise StorageError(f"{output}: exists. Give another place, or remove it first.")
     FORMATS[kind](bundle, adapter, output)
 

@@ -250,15 +250,16 @@ class Model:
             if self.bundle.manifest.task == "sequence_classification":
                 named = outputs["logits"][:, : len(data.classes) or None]
                 right += int((named.argmax(1) == batch[names.LABELS]).sum())
-        if not sum(weights):
+        counted = sum(weights)
+        if not counted:
             raise DataError("no row has a label that counts: there is no loss to measure.")
         result = {
             "loss": weighted_mean(losses, weights),
-            "counted": sum(weights),
-            "rows": float(len(data)),
+            "counted": int(counted) if counted.is_integer() else counted,
+            "rows": len(data),
         }
         if self.bundle.manifest.task == "sequence_classification":
-            result["accuracy"] = right / sum(weights)
+            result["accuracy"] = right / counted
         return result
 
     def open_data(

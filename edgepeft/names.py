@@ -1,5 +1,6 @@
 """Names that the bundle's files and graphs use: written here once, read by the exporter and the runtime."""
 
+import re
 from dataclasses import dataclass
 
 MANIFEST = "manifest.json"
@@ -108,3 +109,8 @@ def slot(kind: str, tensor: str) -> str:
 def new(name: str) -> str:
     """The output that replaces an input of the same name."""
     return f"new.{name}"
+
+
+def natural(name: str) -> list[str | int]:
+    """What names are sorted by so that layer 2 comes before layer 10."""
+    return [int(part) if index % 2 else part for index, part in enumerate(re.split("([0-9]+)", name))]

@@ -48,7 +48,9 @@ def installed() -> Package:
         both = " and ".join(package.name for package in found)
         raise EngineError(f"{both} overwrite each other. Uninstall both, then install one again.")
     if not found:
-        raise EngineError("no ONNX Runtime is installed. Install edgepeft[onnxruntime] or edgepeft[ort-training].")
+        raise EngineError(
+            "no ONNX Runtime is installed. Install edgepeft[onnxruntime] or edgepeft[ort-training]."
+        )
     return found[0]
 
 

@@ -16,6 +16,9 @@ _LINES = 20
 #: Columns of the bar: with the rest of the line it fits a terminal of 80.
 _BAR_COLUMNS = 16
 
+#: What the first Ctrl-C is answered with.
+_STOPPING = "stopping after this step; a second Ctrl-C ends at once"
+
 Clock = Callable[[], float]
 
 
@@ -35,7 +38,7 @@ def pace(steps: int, seconds: float, left: int) -> str:
 
 
 class _Pace:
-    """The pace of one run; evaluations and checkpoints are in it."""
+    """The pace of one run; evaluations and checkpoints between its steps are in it, an evaluation before them is not."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -45,6 +48,10 @@ class _Pace:
         self.total = total_steps
         self._done = first_step - 1
         self._started = self._clock()
+
+    def evaluated(self, step: int) -> None:
+        if step == self._done:
+            self._started = self._clock()
 
     def text(self, step: int) -> str:
         return pace(step - self._done, self._clock() - self._started, self.total - step)
@@ -80,8 +87,12 @@ class TerminalProgress(Callback):
 
     def on_evaluate(self, step: int, loss: float) -> None:
         """Shows the loss on held-out rows."""
-        del step
+        self._pace.evaluated(step)
         self._held_out = f" ({loss:.3f} held-out)"
+
+    def on_signal(self) -> None:
+        """Acknowledges it, above the bar."""
+        self._bar.console.print(_STOPPING, highlight=False)
 
     def on_train_end(self, result: TrainingResult) -> None:
         """Tells of rows that were cut."""
@@ -112,7 +123,12 @@ class LineProgress(Callback):
 
     def on_evaluate(self, step: int, loss: float) -> None:
         """Prints the loss on held-out rows."""
+        self._pace.evaluated(step)
         self._print(f"step {step}/{self._pace.total} held-out loss {loss:.4f}")
+
+    def on_signal(self) -> None:
+        """Acknowledges it."""
+        self._print(_STOPPING)
 
     def _print(self, line: str) -> None:
         self._console.print(line, highlight=False, soft_wrap=True)

@@ -2,7 +2,7 @@
 
 Python calls handlers between its own instructions, so that a signal would wait for the running call of ONNX Runtime,
 and two of one kind that come during one call would count as one. The bytes that Python's wake-up descriptor gets are
-written when a signal comes, and a thread counts them: the second breaks off the running call.
+written when a signal comes, and a thread counts them: the first is acknowledged, the second breaks off the running call.
 """
 
 import contextlib
@@ -25,7 +25,9 @@ _NO_DESCRIPTOR = -1
 
 
 @contextlib.contextmanager
-def first_calls(ask: Callable[[], None], break_off: Callable[[], None]) -> Iterator[None]:
+def first_calls(
+    ask: Callable[[], None], break_off: Callable[[], None], tell: Callable[[], None] = lambda: None
+) -> Iterator[None]:
     """Has the first signal call `ask`, and the second do what it does by default.
 
     A program's own handlers, and threads other than the main one, are left alone.
@@ -34,6 +36,8 @@ def first_calls(ask: Callable[[], None], break_off: Callable[[], None]) -> Itera
         ask: Called once, in the main thread.
         break_off: Called in another thread when a second signal came: has a call that is running return soon, so
             that Python sees the signal.
+        tell: Called when the first signal came, at once, in another thread; in the main one, once Python sees the
+            signal, where an event loop has the descriptor. What it raises there is lost.
     """
     in_main = threading.current_thread() is threading.main_thread()
     taken = [
@@ -43,6 +47,7 @@ def first_calls(ask: Callable[[], None], break_off: Callable[[], None]) -> Itera
         yield
         return
     second = threading.Event()
+    counted = False
 
     def give_back() -> None:
         for number in taken:
@@ -51,8 +56,14 @@ def first_calls(ask: Callable[[], None], break_off: Callable[[], None]) -> Itera
     def handle(number: int, _: object) -> None:
         give_back()
         ask()
+        if not counted:
+            on_first()
         if second.wait(_COUNTING_SECONDS):  # both came before Python looked
             signal.raise_signal(number)
+
+    def on_first() -> None:
+        with contextlib.suppress(Exception):
+            tell()
 
     def on_second() -> None:
         second.set()
@@ -61,36 +72,35 @@ def first_calls(ask: Callable[[], None], break_off: Callable[[], None]) -> Itera
     for number in taken:
         signal.signal(number, handle)
     try:
-        with _counted(taken, on_second):
+        with _counted(taken, on_first, on_second) as counted:
             yield
     finally:
         give_back()
 
 
 @contextlib.contextmanager
-def _counted(numbers: list[signal.Signals], on_second: Callable[[], None]) -> Iterator[None]:
-    """Calls `on_second` in another thread when a second signal came, unless an event loop has the descriptor."""
+def _counted(numbers: list[signal.Signals], *calls: Callable[[], None]) -> Iterator[bool]:
+    """Makes each call in another thread when so many signals came; gives `False` where an event loop has the descriptor."""
     reader, writer = socket.socketpair()
     with reader, writer:
         writer.setblocking(False)
         before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
         if before != _NO_DESCRIPTOR:
             signal.set_wakeup_fd(before)
-            yield
+            yield False
             return
 
         def count() -> None:
-            came = 0
+            waiting = iter(calls)
             while content := reader.recv(1):
-                came += content[0] in numbers
-                if came == 2:
-                    on_second()
+                if content[0] in numbers:
+                    next(waiting, lambda: None)()
 
         thread = threading.Thread(target=count, name="edgepeft-signals", daemon=True)
         thread.start()
         _shared.append(writer)
         try:
-            yield
+            yield True
         finally:
             _shared.remove(writer)
             signal.set_wakeup_fd(_NO_DESCRIPTOR)

@@ -227,10 +227,10 @@ def write_file(path: Path, content: bytes | memoryview) -> None:
     Raises:
         StorageError: The file system refused; the old content is untouched.
     """
-    with _refusals(path), _parents(path.parent), _temporary(path) as (temporary, descriptor):
+    with refusals(path), _parents(path.parent), _temporary(path) as (temporary, descriptor):
         _write(descriptor, content)
         temporary.replace(path)
-    with _refusals(path, _NOT_DURABLE):
+    with refusals(path, _NOT_DURABLE):
         sync_folder(path.parent)
     _remove_stale(path, folders=False)
 
@@ -241,7 +241,7 @@ def check_writable(path: Path) -> None:
     Raises:
         StorageError: The file system refuses a new file or folder of that name.
     """
-    with _refusals(path):
+    with refusals(path):
         above = next(place for place in path.absolute().parents if place.exists() or place.is_symlink())
         probe = _beside(above / path.name)
         probe.mkdir()
@@ -283,7 +283,7 @@ def new_folder(path: Path, *, replaceable: Callable[[Path], bool]) -> Iterator[P
         StorageError: The file system refused, or `path` exists and may not be replaced; nothing was changed.
     """
     path = path.absolute()
-    with _refusals(path), _parents(path.parent):
+    with refusals(path), _parents(path.parent):
         if path.is_symlink() or (path.exists() and not replaceable(path)):
             raise StorageError(
                 f"{path}: exists and is something else. Give another folder, or remove it first."
@@ -293,7 +293,7 @@ def new_folder(path: Path, *, replaceable: Callable[[Path], bool]) -> Iterator[P
             _sync_tree(temporary)
             _put(temporary, path)
             # The old folder goes only once the new one is sure to stay.
-            with _refusals(path, _NOT_DURABLE):
+            with refusals(path, _NOT_DURABLE):
                 sync_folder(path.parent)
     _remove_stale(path, folders=True)
 
@@ -433,8 +433,12 @@ _NOT_DURABLE = "the new content is in place, but a power cut now could lose it"
 
 
 @contextmanager
-def _refusals(path: Path, outcome: str = _UNCHANGED) -> Iterator[None]:
-    """Turns the operating system's refusal of a write into one line that says what to do."""
+def refusals(path: Path, outcome: str = _UNCHANGED) -> Iterator[None]:
+    """Turns the operating system's refusal of a write into one line that says what to do.
+
+    Raises:
+        StorageError: The file system refused something in the block.
+    """
     if "\0" in str(path):
         raise StorageError(f"{str(path)!r}: a path cannot hold NUL. Check the path; {outcome}.")
     try:

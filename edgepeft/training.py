@@ -47,7 +47,9 @@ class TrainingResult:
         stop_reason: Why the run ended.
         truncated_rows: Rows of the training data that were cut to `max_length`; of data that streams, those that
             came up in the first pass of this call.
+        adapter_step: The step after which `adapter` was as it is: the last, or the best one's.
         seconds_per_step: Mean time of an update.
+        held_out_loss: Loss of `adapter` on the held-out rows; `None` where it was not measured.
     """
 
     adapter: Adapter
@@ -60,6 +62,7 @@ class TrainingResult:
     peak_memory_bytes: int
     stop_reason: StopReason
     truncated_rows: int
+    adapter_step: int
 
     def __repr__(self) -> str:
         """The outcome: the losses of all steps and evaluations are too long to read."""
@@ -71,6 +74,10 @@ class TrainingResult:
     @property
     def seconds_per_step(self) -> float:  # noqa: D102 - among the attributes above
         return self.seconds / max(1, self.steps)
+
+    @property
+    def held_out_loss(self) -> float | None:  # noqa: D102 - among the attributes above
+        return dict(self.evaluation_losses).get(self.adapter_step)
 
 
 class Callback:
@@ -90,6 +97,12 @@ class Callback:
 
     def on_evaluate(self, step: int, loss: float) -> None:
         """After an evaluation."""
+
+    def on_signal(self) -> None:
+        """When a signal asked the run to stop: at once, in another thread, while the running step goes on.
+
+        What it raises ends nothing, and is lost.
+        """
 
     def on_train_end(self, result: TrainingResult) -> None:
         """After the last step; the model uses the trained adapter already, and the checkpoint is written."""
@@ -184,7 +197,11 @@ class Trainer:
                 state,
                 self._stop,
             )
-            stack.enter_context(signals.first_calls(self.stop, self.model.engine.break_off))
+            stack.enter_context(
+                signals.first_calls(
+                    self.stop, self.model.engine.break_off, lambda: _tell_of_signal(callbacks)
+                )
+            )
             result = loop.run_to_end(started)
             self.model.use(result.adapter)
             with contextlib.ExitStack() as ending:  # each is told, also if one fails
@@ -236,6 +253,11 @@ class Trainer:
             return msgspec.structs.replace(run, held_out=run.held_out or fresh.held_out), history, state
         state = TrainState.fresh(self.arguments.optimizer, adapter.tensors)
         return fresh, checkpoint.History([], [], None), state
+
+
+def _tell_of_signal(callbacks: Sequence[Callback]) -> None:
+    for callback in callbacks:
+        callback.on_signal()
 
 
 def _check_same(run: checkpoint.Run, fresh: checkpoint.Run, path: Path) -> None:
@@ -415,6 +437,9 @@ class _Loop:
         best = self._history.best
         known = self._rows.truncated_rows
         tensors = best if best is not None else self._state().adapter
+        step = self._step
+        if best is not None:
+            step, _ = self._history.evaluation_losses[-1 - since_best(self._history.losses_held_out())]
         return TrainingResult(
             adapter=dataclasses.replace(self._adapter, tensors=tensors, base_id=self._run.base_id),
             losses=self._history.losses,
@@ -426,6 +451,7 @@ class _Loop:
             peak_memory_bytes=memory.peak_bytes(),
             stop_reason=reason,
             truncated_rows=self._truncated if known is None else known,
+            adapter_step=step,
         )
 
 

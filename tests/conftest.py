@@ -7,6 +7,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from handmade_bundles import HANDMADE
+
+from edgepeft import ort_package
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +28,16 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def handmade() -> Path:
     """Folder of the bundles that tools/make_handmade_bundle.py wrote: they need no export."""
-    return Path(os.environ.get("HM") or Path(__file__).parent / "data" / "handmade")
+    return HANDMADE
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips tests marked `stock("why")` where another ONNX Runtime is installed."""
+    package = ort_package.installed()
+    for item in items:
+        marker = item.get_closest_marker("stock")
+        if marker is not None and package.trains:
+            item.add_marker(pytest.mark.skip(reason=f"{package.name}: {marker.args[0]}"))
 
 
 @pytest.fixture(scope="session")

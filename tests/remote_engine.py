@@ -47,6 +47,10 @@ class RemoteEngine:
         self._call("stepper", state)
         return _RemoteStepper(self)
 
+    def decoder(self, adapter: Mapping[str, Any]) -> "_RemoteDecoder":
+        self._call("decoder", adapter)
+        return _RemoteDecoder(self)
+
     def break_off(self) -> None:
         """Nothing: no test of this engine sends signals."""
 
@@ -73,22 +77,45 @@ class _RemoteStepper:
         return self._engine._call("state")
 
 
+class _RemoteDecoder:
+    """The one text in progress of a remote engine."""
+
+    def __init__(self, engine: RemoteEngine) -> None:
+        self._engine = engine
+
+    def next(self, ids: Any) -> Any:
+        return self._engine._call("next", ids)
+
+
 def _write(stream: BinaryIO, content: Any) -> None:
     pickle.dump(content, stream)
     stream.flush()
 
 
 def _serve(bundle: Path) -> None:
-    import edgepeft  # noqa: PLC0415
+    import edgepeft
 
     engine = edgepeft.load(bundle, engine="ort-training", threads=2).engine
     steppers: list[Any] = []
+    decoders: list[Any] = []
+
+    def step(batches: Sequence[Mapping[str, Any]], settings: Any) -> Any:
+        return steppers[-1].step(batches, settings)
+
+    def state() -> Any:
+        return steppers[-1].state()
+
+    def next_scores(ids: Any) -> Any:
+        return decoders[-1].next(ids)
+
     calls = {
         "name": lambda: engine.name,
         "run": lambda graph, batch, adapter: engine.run(graph, batch, engine.prepare(adapter)),
         "stepper": lambda state: steppers.append(engine.stepper(state)),
-        "step": lambda batches, settings: steppers[-1].step(batches, settings),
-        "state": lambda: steppers[-1].state(),
+        "step": step,
+        "state": state,
+        "decoder": lambda adapter: decoders.append(engine.decoder(engine.prepare(adapter))),
+        "next": next_scores,
     }
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     while True:

@@ -34,7 +34,7 @@ def requirements(metadata: email.message.Message, extra: str | None) -> set[str]
     found = set()
     for line in metadata.get_all("Requires-Dist", []):
         requirement, _, marker = line.partition(";")
-        named = re.search(r"extra == '(\w+)'", marker)
+        named = re.search(r"extra == '([\w-]+)'", marker)
         if (named.group(1) if named else None) == extra:
             found.add(re.match(r"[\w.-]+", requirement).group().lower())
     return found
@@ -43,14 +43,15 @@ def requirements(metadata: email.message.Message, extra: str | None) -> set[str]
 def test_the_wheel_holds_both_packages_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     """Every tracked module of both packages, their py.typed and the licence; no tests, tools or samples."""
     names = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    assert {name.split("/")[0] for name in names} == {"edgepeft", "edgepeft_export"}
+    commands = {"edgepeft_command.py", "edgepeft_export_command.py"}
+    assert {name.split("/")[0] for name in names} == {"edgepeft", "edgepeft_export"} | commands
     source = {
         str(path.relative_to(parent))
         for parent, package in ((ROOT, "edgepeft"), (ROOT / "export", "edgepeft_export"))
         for path in (parent / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert names == source
+    assert names == source | commands
     assert {"edgepeft/py.typed", "edgepeft_export/py.typed"} <= names
     assert any(name.endswith("/licenses/LICENSE") for name in wheel.namelist())
 
@@ -59,12 +60,19 @@ def test_both_commands_are_declared(wheel: zipfile.ZipFile) -> None:
     """The commands of the README are there after an installation, and point at what exists."""
     (name,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
     lines = wheel.read(name).decode().splitlines()
-    assert "edgepeft = edgepeft.cli:main" in lines
-    assert "edgepeft-export = edgepeft_export.cli:main" in lines
-    assert {"edgepeft/cli/__init__.py", "edgepeft_export/cli.py"} <= set(wheel.namelist())
+    assert "edgepeft = edgepeft_command:main" in lines
+    assert "edgepeft-export = edgepeft_export_command:main" in lines
 
 
-@pytest.mark.parametrize("extra", [None, "text", "images"])
+def test_an_onnx_runtime_comes_with_an_extra(metadata: email.message.Message) -> None:
+    """Its two packages overwrite each other, so that neither may come by itself."""
+    assert requirements(metadata, "onnxruntime") == {"onnxruntime"}
+    assert requirements(metadata, "ort-training") == {"onnxruntime-training-cpu"}
+    for extra in (None, "text", "images", "dev"):
+        assert not any(name.startswith("onnxruntime") for name in requirements(metadata, extra))
+
+
+@pytest.mark.parametrize("extra", [None, "text", "images", "onnxruntime"])
 def test_a_device_gets_nothing_of_the_workstation(metadata: email.message.Message, extra: str | None) -> None:
     """Neither `pip install edgepeft` nor its extras `text` and `images` ask for torch, onnx or their company."""
     asked = requirements(metadata, extra)
@@ -74,7 +82,7 @@ def test_a_device_gets_nothing_of_the_workstation(metadata: email.message.Messag
 
 def test_the_workstation_gets_all_of_it_and_torch_is_pinned(metadata: email.message.Message) -> None:
     """The extra `export` is complete, and names one torch and one onnxscript: private interfaces are used."""
-    assert requirements(metadata, "export") == WORKSTATION_ONLY
+    assert requirements(metadata, "export") == WORKSTATION_ONLY | {"onnxruntime"}
     (torch,) = (line for line in metadata.get_all("Requires-Dist", []) if line.startswith("torch"))
     assert torch.startswith("torch==2.13.0;")
     (onnxscript,) = (line for line in metadata.get_all("Requires-Dist", []) if line.startswith("onnxscript"))

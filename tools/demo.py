@@ -120,6 +120,8 @@ def report(
     result: Any, questions: list[dict[str, str]], before: list[str], after: list[str], output: Path
 ) -> None:
     """Prints and stores the figures as measured."""
+    from edgepeft.units import size_text
+
     scores = {moment: Counter[str]() for moment in ("before", "after", "before and after")}
     for question, first, last in zip(questions, before, after, strict=True):
         then, now = (right(answer, question["keyword"]) for answer in (first, last))
@@ -135,7 +137,7 @@ def report(
         "stop_reason": result.stop_reason,
         "seconds_per_step": result.seconds / result.steps,
         "tokens_per_second": result.tokens_per_second,
-        "peak_memory_mb": result.peak_memory_bytes / 2**20,
+        "peak_memory_mb": result.peak_memory_bytes / 1e6,
         "adapter_bytes": result.adapter.size,
         "held_out_losses": result.evaluation_losses,
         "scores": scores,
@@ -146,7 +148,7 @@ def report(
     print(
         f"{result.steps} steps of {figures['seconds_per_step']:.2f} s, {result.tokens_per_second:.0f} tokens/s"
     )
-    print(f"peak memory {figures['peak_memory_mb']:.0f} MB, adapter {result.adapter.size / 1e6:.2f} MB")
+    print(f"peak memory {size_text(result.peak_memory_bytes)}, adapter {size_text(result.adapter.size)}")
     print(
         f"open {output / 'report.html'} in a browser: the loss curves, and all about the run; see also "
         f"{output / 'losses.svg'}, {output / 'result.json'}, {output / 'adapter'}"

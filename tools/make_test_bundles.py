@@ -1,9 +1,12 @@
-"""Exports the small models that the tests of the device run on, and stores what PyTorch computes with them.
+"""Exports the small models that the tests of the device run on, with what engine ort-training takes and PyTorch's values.
 
-Usage: python tools/make_test_bundles.py FOLDER
+The bundles of tests/data/handmade are copied into FOLDER/handmade, and get the same.
+
+Usage: python tools/make_test_bundles.py FOLDER ENVIRONMENT, the virtual environment for onnxruntime-training
 """
 
 import logging
+import shutil
 import sys
 import warnings
 from pathlib import Path
@@ -12,12 +15,20 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from small_models import export_all
 
+from edgepeft_export.ort_training import add_ort_training
+
 
 def main() -> None:
     """Exports into the folder that the command line names."""
+    folder, environment = Path(sys.argv[1]), Path(sys.argv[2])
     warnings.simplefilter("ignore")  # other libraries' on themselves
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    export_all(Path(sys.argv[1]))
+    export_all(folder)
+    handmade = folder / "handmade"
+    shutil.rmtree(handmade, ignore_errors=True)
+    shutil.copytree(Path(__file__).parents[1] / "tests" / "data" / "handmade", handmade)
+    for manifest in [*folder.glob("*/manifest.json"), *handmade.glob("*/manifest.json")]:
+        add_ort_training(manifest.parent, environment)
 
 
 if __name__ == "__main__":

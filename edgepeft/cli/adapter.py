@@ -8,23 +8,26 @@ import click
 import numpy as np
 from rich.table import Table
 
-from edgepeft.adapter import Adapter, changes_meaning, check_fits
+from edgepeft import names
+from edgepeft.adapter import Adapter, check_fits, says_something
 from edgepeft.average import average
 from edgepeft.bundle import Bundle
 from edgepeft.cli.group import Group
 from edgepeft.cli.shared import (
     FOLDER,
     bundle_argument,
+    check_places,
     console,
+    is_taken,
     json_option,
     plain,
     print_json,
     print_rows,
-    size_text,
 )
 from edgepeft.compare import Comparison, Distance, compare
 from edgepeft.errors import AdapterError, ArgumentError
 from edgepeft.formats import FORMATS, export_adapter
+from edgepeft.units import size_text
 
 _adapter_argument = click.argument("adapter", type=FOLDER)
 _output = click.Path(path_type=Path)
@@ -53,7 +56,7 @@ def show(*, adapter: Path, bundle: Path | None, as_json: bool) -> None:
         "settings": {
             name: value
             for name, value in loaded.config.items()
-            if changes_meaning(name) and name not in _SHOWN_APART and value not in (None, [], {}, False)
+            if says_something(name, value) and name not in _SHOWN_APART
         },
         "base_id": loaded.base_id,
         "labels": loaded.labels,
@@ -67,7 +70,7 @@ def show(*, adapter: Path, bundle: Path | None, as_json: bool) -> None:
                 "norm": float(np.linalg.norm(value.astype(np.float64).ravel())),
                 "bytes": value.nbytes,
             }
-            for name, value in sorted(loaded.tensors.items())
+            for name, value in sorted(loaded.tensors.items(), key=lambda item: names.natural(item[0]))
         ],
     }
     if bundle is not None:
@@ -89,14 +92,11 @@ def _misfit(adapter: Adapter, bundle: Bundle) -> str | None:
 
 
 def _draw_adapter(facts: dict[str, Any]) -> None:
-    modules = facts["target_modules"]
     rows = {
         "method": facts["peft_type"] or "not of PEFT",
         "rank": facts["rank"] or "",
-        "target modules": ", ".join(sorted(map(str, modules)))
-        if isinstance(modules, list)
-        else modules or "",
-        **{name.replace("_", " "): value for name, value in facts["settings"].items()},
+        "target modules": _listed(facts["target_modules"] or ""),
+        **{name.replace("_", " "): _listed(value) for name, value in facts["settings"].items()},
         "classes": ", ".join(facts["labels"]) if facts["labels"] else "the bundle's own",
         "base id": facts["base_id"] or "not said: made elsewhere",
         "size": f"{facts['parameters']:,} parameters, {size_text(facts['bytes'])}",
@@ -108,6 +108,10 @@ def _draw_adapter(facts: dict[str, Any]) -> None:
     for tensor in facts["tensors"]:
         table.add_row(plain(tensor["name"]), str(tensor["shape"]), f"{tensor['norm']:.4g}")
     console().print(table)
+
+
+def _listed(value: Any) -> str:
+    return ", ".join(sorted(map(str, value))) if isinstance(value, list) else str(value)
 
 
 @adapter.command(epilog="\b\nExample:\n  edgepeft adapter diff alice/ bob/")
@@ -145,6 +149,9 @@ def _draw_comparison(found: Comparison) -> None:
     }
     rows |= {title: ", ".join(names) for title, names in only.items() if names}
     print_rows(rows)
+    if found.total is None:
+        click.echo("no tensor is in both in one shape: there is no distance")
+        return
     table = Table("tensor", "relative L2", "max abs", "cosine", box=None, header_style="bold")
     for name, distance in found.tensors.items():
         table.add_row(plain(name), *_numbers(distance))
@@ -165,7 +172,12 @@ def _numbers(distance: Distance) -> tuple[str, str, str]:
     "--weights",
     help="A number for each adapter, such as its rows, separated by commas; by default all equal.",
 )
-@click.option("--output", type=_output, required=True, help="Folder for the merged adapter.")
+@click.option(
+    "--output",
+    type=_output,
+    required=True,
+    help="Folder for the merged adapter; an adapter that is there is replaced.",
+)
 @json_option
 def merge(*, adapters: tuple[Path, ...], weights: str | None, output: Path, as_json: bool) -> None:
     """Averages ADAPTERS of one method and shape, tensor by tensor: federated averaging.
@@ -173,13 +185,18 @@ def merge(*, adapters: tuple[Path, ...], weights: str | None, output: Path, as_j
     Only the ratios of the weights count. For LoRA this averages the factors A and B, not their products: it is
     meant for adapters that were trained from the same start, each for a short while.
     """
+    if len(adapters) < 2:
+        raise ArgumentError("there is one adapter to average; give two or more.")
+    check_places({"--output": output})
     shares = [1.0] * len(adapters) if weights is None else _numbers_of(weights)
     merged = average([Adapter.load(path) for path in adapters], shares)
+    replaced = is_taken(output)
     merged.save(output)
     if as_json:
         print_json({"adapter": str(output), "adapter_bytes": merged.size, "weights": shares})
     else:
-        click.echo(f"{output}: {size_text(merged.size)}, the mean of {len(adapters)} adapters")
+        told = "; replaced the adapter that was there" if replaced else ""
+        click.echo(f"{output}: {size_text(merged.size)}, the mean of {len(adapters)} adapters{told}")
 
 
 def _numbers_of(text: str) -> list[float]:
@@ -200,14 +217,15 @@ def _numbers_of(text: str) -> list[float]:
 @click.option("--format", "kind", type=click.Choice(list(FORMATS)), required=True, help="What to write.")
 @json_option
 def export(*, bundle: Path, adapter: Path, output: Path, kind: str, as_json: bool) -> None:
-    r"""Writes ADAPTER, made for BUNDLE, to OUTPUT in the format of others.
+    """Writes ADAPTER, made for BUNDLE, to OUTPUT in the format of others.
 
     \b
     peft          a folder that HF PEFT opens
     onnx_adapter  a file for stock ONNX Runtime's LoraAdapter, used with the bundle's infer graph
     onnx          a folder with a model that stands alone: the adapter inside, no adapter inputs; low-rank
                   products stay factored, the base weights are not changed
-    """
+    """  # noqa: D301 - click wants the character itself
+    check_places({"OUTPUT": output})
     export_adapter(Bundle.open(bundle), Adapter.load(adapter), output, kind)
     files = [output] if output.is_file() else sorted(output.iterdir())
     sizes = {path.name: path.stat().st_size for path in files}

@@ -9,7 +9,7 @@ import click
 
 from edgepeft.adapter import Adapter
 from edgepeft.cli.generate import sampling_options, show
-from edgepeft.cli.shared import adapter_option, bundle_argument, threads_option
+from edgepeft.cli.shared import adapter_option, bundle_argument, check_is_language_model, threads_option
 from edgepeft.errors import AdapterError, ArgumentError, DataError
 from edgepeft.model import Model, load
 
@@ -33,6 +33,7 @@ def chat(*, bundle: Path, adapter: Path | None, threads: int | None, **sampling:
     Ctrl-D ends. Ctrl-C stops an answer. In a pipe, a line that is refused is told, and gives exit code 1 in the end.
     """
     model = load(bundle, adapter, threads=threads)
+    check_is_language_model(model)
     if model.text is None or not model.text.has_chat_template:
         raise ArgumentError(f"{bundle}: its model has no chat template; use generate.")
     conversation = Conversation(model, sampling)
@@ -43,7 +44,7 @@ def chat(*, bundle: Path, adapter: Path | None, threads: int | None, **sampling:
         if line.startswith("/"):
             command, _, rest = line.partition(" ")
             if command == "/quit":
-                return
+                break
             act(conversation, command, rest.strip())
         elif line.strip():
             conversation.say(line.strip())

@@ -12,11 +12,11 @@ from edgepeft import names, schedules, store
 from edgepeft.arguments import TrainingArguments
 from edgepeft.cli.output import AdapterOutput
 from edgepeft.cli.shared import (
-    BYTES_PER_MB,
     DATA,
     adapter_option,
     bundle_argument,
     check_adapter_output,
+    check_places,
     json_option,
     max_length_option,
     print_json,
@@ -24,12 +24,12 @@ from edgepeft.cli.shared import (
     threads_option,
 )
 from edgepeft.errors import ArgumentError, BundleError
-from edgepeft.limits import MiB
 from edgepeft.log import JsonLinesLog
 from edgepeft.model import Model, load
 from edgepeft.progress import progress
 from edgepeft.report import HtmlReport
 from edgepeft.training import CHECKPOINT, Callback, Trainer, TrainingResult
+from edgepeft.units import duration_text, size_text
 
 
 def _option(name: str, text: str, kind: Any = int) -> Callable[[Any], Any]:
@@ -42,7 +42,10 @@ def _option(name: str, text: str, kind: Any = int) -> Callable[[Any], Any]:
 @click.option("--data", type=DATA, required=True, help="File or folder to train on.")
 @click.option("--eval", "eval_data", type=DATA, help="The same, to measure the loss on.")
 @click.option(
-    "--output", type=click.Path(path_type=Path), required=True, help="Folder for the trained adapter."
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder for the trained adapter; an adapter that is there is replaced.",
 )
 @adapter_option
 @click.option("--labels", help="Names of your own classes, separated by commas, instead of the bundle's.")
@@ -105,15 +108,17 @@ def train(
     """Trains an adapter of BUNDLE on your data and saves it as HF PEFT does.
 
     Ctrl-C or SIGTERM stops after the running step, saves what has been learned, and gives exit code 1. An adapter
-    that is there already is not replaced then.
+    that is there already is not replaced then. A second one ends at once, and saves nothing.
     """
+    others = {"--report": report, "--log": log, "--checkpoint-dir": checkpoint_dir}
+    check_places({"--output": output, **others}, [data, eval_data])
     check_adapter_output(output)
-    _check_places(output, {"--report": report, "--log": log, "--checkpoint-dir": checkpoint_dir})
+    _check_apart(output, others)
     if checkpoint_dir is not None:
         store.check_writable(checkpoint_dir / CHECKPOINT)
     model = load(bundle, adapter, threads=threads)
     if labels is not None:
-        model.use(model.adapter.with_labels([label.strip() for label in labels.split(",")]))
+        _name_classes(model, labels)
     arguments = default_arguments(
         model, {name: value for name, value in settings.items() if value is not None}
     )
@@ -123,7 +128,7 @@ def train(
     callbacks: list[Callback] = [saved, progress(console)]
     if report is not None:
         callbacks.append(HtmlReport(report, trainer, tell=console.print))
-    if log is not None:  # after what may be refused: it makes its file at once
+    if log is not None:
         callbacks.append(JsonLinesLog(log))
     result = trainer.fit(
         data,
@@ -141,7 +146,17 @@ def train(
         raise click.exceptions.Exit(1)
 
 
-def _check_places(output: Path, others: Mapping[str, Path | None]) -> None:
+def _name_classes(model: Model, labels: str) -> None:
+    """Gives the adapter in use the names that the user has for the classes."""
+    if model.bundle.manifest.classes is None:
+        task = model.bundle.manifest.task
+        raise ArgumentError(
+            f"--labels names a classifier's classes; {model.bundle.path} is none, its task is {task}. Leave it out."
+        )
+    model.use(model.adapter.with_labels([label.strip() for label in labels.split(",")]))
+
+
+def _check_apart(output: Path, others: Mapping[str, Path | None]) -> None:
     """What a run writes beside the adapter is not in its folder, which would then not be replaced; nor in one file."""
     folder = output.resolve()
     for option, path in others.items():
@@ -156,14 +171,11 @@ def _check_places(output: Path, others: Mapping[str, Path | None]) -> None:
 
 def _told(result: TrainingResult, saved: AdapterOutput, report: Path | None, *, can_resume: bool) -> str:
     """A run's result in a line."""
-    held_out = result.evaluation_losses
-    written = (
-        f"{saved.written}: {result.adapter.size / BYTES_PER_MB:.2f} MB" if saved.written else "no adapter"
-    )
+    written = f"{saved.written}: {size_text(result.adapter.size)}" if saved.written else "no adapter"
     parts = [
-        f"{written} after {result.steps} of {saved.total_steps} steps of {result.seconds_per_step:.2f} s",
-        *([f"held-out loss {held_out[0][1]:.3f} -> {held_out[-1][1]:.3f}"] if held_out else []),
-        f"peak memory {result.peak_memory_bytes / MiB:,.0f} MiB",
+        f"{written} after {result.steps} of {saved.total_steps} steps of {duration_text(result.seconds_per_step)}",
+        *_held_out(result),
+        f"peak memory {size_text(result.peak_memory_bytes)}",
     ]
     endings = {
         "finished": [],
@@ -172,13 +184,26 @@ def _told(result: TrainingResult, saved: AdapterOutput, report: Path | None, *, 
         "stopped": [
             "stopped by a signal",
             *([f"{saved.folder} was left as it is"] if saved.written not in (None, saved.folder) else []),
-            "go on with --resume and the same --checkpoint-dir"
-            if can_resume
-            else "a run with --checkpoint-dir can go on",
+            *(["go on with --resume and the same --checkpoint-dir"] if can_resume else []),
         ],
     }
+    replaced = ["replaced the adapter that was there"] if saved.replaced else []
     told = [] if report is None else [f"see {report}"]
-    return "; ".join([", ".join(parts), *endings[result.stop_reason], *told])
+    return "; ".join([", ".join(parts), *replaced, *endings[result.stop_reason], *told])
+
+
+def _held_out(result: TrainingResult) -> list[str]:
+    """The held-out loss before, and the written adapter's; or the last one that was measured, if that was not."""
+    measured = result.evaluation_losses
+    if not measured:
+        return []
+    first_step, first = measured[0]
+    loss, step = result.held_out_loss, result.adapter_step
+    if loss is None:
+        step, loss = measured[-1]
+    before = f"{first:.3f} -> " if step != first_step else ""
+    at = f" at step {step}" if step != result.steps else ""
+    return [f"held-out loss {before}{loss:.3f}{at}"]
 
 
 def default_arguments(model: Model, given: dict[str, Any]) -> TrainingArguments:
@@ -200,14 +225,16 @@ def default_arguments(model: Model, given: dict[str, Any]) -> TrainingArguments:
 def _summary(result: TrainingResult, written: Path | None) -> dict[str, Any]:
     return {
         "adapter": None if written is None else str(written),
-        "adapter_bytes": result.adapter.size,
+        "adapter_bytes": None if written is None else result.adapter.size,
         "steps": result.steps,
         "seconds": result.seconds,
         "seconds_per_step": result.seconds_per_step,
         "samples_per_second": result.samples_per_second,
-        "tokens_per_second": result.tokens_per_second,
+        "tokens_per_second": result.tokens_per_second or None,
         "peak_memory_bytes": result.peak_memory_bytes,
         "evaluation_losses": result.evaluation_losses,
+        "adapter_step": result.adapter_step,
+        "held_out_loss": result.held_out_loss,
         "stop_reason": result.stop_reason,
         "truncated_rows": result.truncated_rows,
     }
@@ -241,4 +268,9 @@ def evaluate(
     if as_json:
         print_json(result)
     else:
-        click.echo(", ".join(f"{name} {value:.4g}" for name, value in result.items()))
+        click.echo(
+            ", ".join(
+                f"{name} {value:,}" if isinstance(value, int) else f"{name} {value:.4g}"
+                for name, value in result.items()
+            )
+        )

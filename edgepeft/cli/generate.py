@@ -8,7 +8,14 @@ from typing import Any
 
 import click
 
-from edgepeft.cli.shared import adapter_option, bundle_argument, json_option, print_json, threads_option
+from edgepeft.cli.shared import (
+    adapter_option,
+    bundle_argument,
+    check_is_language_model,
+    json_option,
+    print_json,
+    threads_option,
+)
 from edgepeft.model import load
 
 #: Characters that steer a terminal, line breaks and tabs excepted.
@@ -78,7 +85,9 @@ def generate(
     """Answers a prompt with the language model of BUNDLE."""
     if stream and as_json:
         raise click.UsageError("--stream and --json exclude each other: JSON is printed once, at the end.")
-    pieces = load(bundle, adapter, threads=threads).stream(prompt, **sampling)
+    model = load(bundle, adapter, threads=threads)
+    check_is_language_model(model)
+    pieces = model.stream(prompt, **sampling)
     if as_json:
         print_json({"prompt": prompt, "text": "".join(pieces)})
     else:

@@ -19,11 +19,11 @@ from edgepeft.cli.shared import (
     json_option,
     plain,
     print_json,
-    size_text,
 )
 from edgepeft.engines.choice import choose, engines_of
 from edgepeft.errors import EngineError
 from edgepeft.manifest import Manifest
+from edgepeft.units import size_text
 
 #: Batches whose memory is estimated.
 _BATCH_SIZES = (1, 4, 16)
@@ -92,7 +92,7 @@ def _memory(manifest: Manifest) -> list[dict[str, Any]]:
             found = estimate.training_memory(manifest, batch_size, length)
             assert found is not None
             rows.append(
-                {"batch_size": batch_size, "length": length if varies else None, "bytes": found.total}
+                {"batch_size": batch_size, "length": length if varies else None, "bytes": round(found.total)}
             )
     return rows
 

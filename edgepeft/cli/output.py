@@ -3,6 +3,8 @@
 import itertools
 from pathlib import Path
 
+from edgepeft import store
+from edgepeft.cli.shared import is_taken
 from edgepeft.training import Callback, TrainingResult
 
 
@@ -18,12 +20,14 @@ class AdapterOutput(Callback):
     Attributes:
         folder: The folder that was asked for.
         written: The one that was written, if any.
+        replaced: Whether there was an adapter in its place.
         total_steps: How many steps the run has.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.written: Path | None = None
+        self.replaced = False
         self.total_steps = 0
 
     def on_train_begin(self, total_steps: int, first_step: int) -> None:
@@ -36,9 +40,10 @@ class AdapterOutput(Callback):
         if result.stop_reason != "stopped":
             self.written = self.folder
         elif result.steps:
-            taken = self.folder.exists() and any(self.folder.iterdir())
-            self.written = self._aside(result.steps) if taken else self.folder
+            with store.refusals(self.folder):
+                self.written = self._aside(result.steps) if is_taken(self.folder) else self.folder
         if self.written is not None:
+            self.replaced = is_taken(self.written)
             result.adapter.save(self.written)
 
     def _aside(self, steps: int) -> Path:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edgepeft import store
+from edgepeft import names, store
 from edgepeft.adapter import holds_an_adapter_only
 from edgepeft.data import Dataset
-from edgepeft.errors import StorageError
+from edgepeft.errors import ArgumentError, StorageError
+from edgepeft.model import Model
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 DATA = click.Path(exists=True, path_type=Path)
-BYTES_PER_KB = 1e3
-BYTES_PER_MB = 1e6
 
 #: Columns of a table that no terminal shows: a tensor's name stays on its line.
 _PIPE_COLUMNS = 200
@@ -77,14 +77,32 @@ def print_rows(rows: dict[str, Any]) -> None:
         console().print(table)
 
 
-def size_text(size: float) -> str:
-    """A number of bytes as text."""
-    return f"{size / BYTES_PER_KB:,.1f} kB" if size < BYTES_PER_MB else f"{size / BYTES_PER_MB:,.2f} MB"
-
-
 def bar(share: float) -> Text:
     """A share of a whole, from 0 to 1, as a bar; what is more than nothing is seen."""
     return Text("\u2588" * (round(share * _BAR_COLUMNS) or (1 if share else 0)), style="cyan")
+
+
+def is_taken(folder: Path) -> bool:
+    """Whether a folder is there with something in it.
+
+    Raises:
+        StorageError: It cannot be looked into.
+    """
+    with store.refusals(folder):
+        return folder.is_dir() and any(folder.iterdir())
+
+
+def check_is_language_model(model: Model) -> None:
+    """Refuses a model that cannot be asked in words, and names the command for it.
+
+    Raises:
+        ArgumentError: It is another kind of model, or has no tokenizer.
+    """
+    path, task = model.bundle.path, model.bundle.manifest.task
+    if task != "causal_lm":
+        raise ArgumentError(f"{path}: is no language model, its task is {task}; use predict.")
+    if model.text is None:
+        raise ArgumentError(f"{path}: has no tokenizer, so it cannot be asked in words. Export it with one.")
 
 
 def check_adapter_output(output: Path) -> None:
@@ -93,6 +111,38 @@ def check_adapter_output(output: Path) -> None:
     Raises:
         StorageError: It is a link, holds something else, or cannot be written.
     """
-    if output.is_symlink() or (output.exists() and not holds_an_adapter_only(output)):
+    with store.refusals(output):
+        taken = output.is_symlink() or (output.exists() and not holds_an_adapter_only(output))
+    if taken:
         raise StorageError(f"{output}: exists and is not an adapter's folder. Choose another --output.")
     store.check_writable(output)
+
+
+def check_places(written: Mapping[str, Path | None], data: Iterable[Path | None] = ()) -> None:
+    """Refuses to write where something is read from.
+
+    Args:
+        written: Places by what they are called on the command line.
+        data: Files and folders of data.
+
+    Raises:
+        ArgumentError: A place is in a bundle, which is refused once there is a file more in it, or in a folder of
+            data, where it would be taken for data.
+    """
+    folders = {path.resolve() for path in data if path is not None and path.is_dir()}
+    for name, path in written.items():
+        place = None if path is None else path.resolve()
+        for folder in () if place is None else (place, *place.parents):
+            if _is_bundle(folder):
+                raise ArgumentError(
+                    f"{name} {path} is in the bundle {folder}, whose files are all listed. Choose another place."
+                )
+            if folder in folders:
+                raise ArgumentError(
+                    f"{name} {path} is in the folder of data {folder}, where it would be data. Choose another place."
+                )
+
+
+def _is_bundle(folder: Path) -> bool:
+    with store.refusals(folder):
+        return all((folder / name).is_file() for name in (names.MANIFEST, names.BASE))

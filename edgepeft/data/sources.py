@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from edgepeft import names
-from edgepeft.data import files, npy
+from edgepeft.data import files, mistaken, npy
 from edgepeft.data.contract import Data, Records
 from edgepeft.data.csv_files import CsvFile
 from edgepeft.data.dataset import Dataset
@@ -59,10 +59,12 @@ def _records(data: Data, encoder: Encoder) -> Records:
 
 
 def _json_lines(path: Path, encoder: Encoder) -> Records:
+    mistaken.check_json_lines(path)
     return IndexedFile(path, lambda _: JsonLines(), encoder.check)
 
 
 def _csv(path: Path, encoder: Encoder) -> Records:
+    mistaken.check_csv(path)
     text = encoder.text is not None
     return IndexedFile(
         path, lambda lines: CsvFile(lines, encoder.ports, encoder.classes, text=text), encoder.check

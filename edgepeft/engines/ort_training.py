@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from edgepeft import names
+from edgepeft import names, ort_package
 from edgepeft.bundle import Bundle
 from edgepeft.engines.base import Batch
 from edgepeft.engines.sessions import SessionEngine, Values, data_value, reason, wrap
@@ -97,6 +97,7 @@ class _Training:
         options: ort.SessionOptions,
         weights: Values,
     ) -> None:
+        ort_package.keep_torch_out()
         from onnxruntime.training.api import CheckpointState, Module  # noqa: PLC0415 - not in every package
 
         # The package takes paths only. What is written here was verified, and nobody else can write beside it.
@@ -108,7 +109,8 @@ class _Training:
             self._module = Module(paths[info.graphs[names.TRAIN]], self._state, session_options=options)
         # The checkpoint has names and shapes only, and takes values of its parameters one by one once it has any.
         nothing = np.zeros(self._module.get_parameters_size(trainable_only=False), dtype=np.float32)
-        self._module.copy_buffer_to_parameters(wrap(nothing)._ortvalue, trainable_only=False)
+        buffer = wrap(nothing)._ortvalue  # noqa: SLF001 - the package hands on what it is given
+        self._module.copy_buffer_to_parameters(buffer, trainable_only=False)
         self._order: list[str] = self._module.input_names()
         self._weights = weights
 

@@ -111,11 +111,12 @@ class _LeftOutError(Exception):
 
 def _check_replaceable(path: Path) -> None:
     """A file that was named by mistake, such as the data, is not overwritten."""
-    if not path.exists():
-        return
-    start = None
-    if path.is_file():
-        with path.open("rb") as file:
-            start = file.read(len(MARK))
+    with store.refusals(path):
+        if not path.exists():
+            return
+        start = None
+        if path.is_file():
+            with path.open("rb") as file:
+                start = file.read(len(MARK))
     if start not in (MARK, b""):
         raise StorageError(f"{path}: exists and is no training report. Choose another file.")

@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from edgepeft import ort_package
-from edgepeft.limits import GiB
+from edgepeft.units import size_text
 
 _CPU_INFO = Path("/proc/cpuinfo")
 
@@ -23,7 +23,7 @@ def machine() -> dict[str, str]:
         "processor": cpu_model(_text(_CPU_INFO)) or platform.machine(),
         "architecture": platform.machine(),
         "cores": f"{usable}" if usable == cores else f"{usable} of {cores}",
-        "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / GiB:.1f} GiB",
+        "memory": size_text(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")),
         "system": f"{_system()}, {platform.system()} {platform.release()}",
     }
 

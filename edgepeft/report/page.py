@@ -11,11 +11,11 @@ from xml.etree.ElementTree import Element
 from edgepeft import curves
 from edgepeft.arguments import TrainingArguments
 from edgepeft.elements import element, html
-from edgepeft.limits import MiB
 from edgepeft.manifest import Manifest
 from edgepeft.report.samples import Answer, Change, ClassAccuracy, Samples
 from edgepeft.report.summary import DataSummary
 from edgepeft.training import StopReason, TrainingResult
+from edgepeft.units import duration_text, rate_text, size_text
 
 #: What a report begins with.
 MARK = b"<!doctype html>\n<!-- a training report of edgepeft -->\n"
@@ -127,19 +127,19 @@ def _subtitle(facts: Facts) -> str:
 
 
 def _tiles(facts: Facts) -> Element:
-    result, held_out = facts.result, facts.result.evaluation_losses
+    result = facts.result
     tiles = {
-        "held-out loss": _from_to(held_out[0][1], held_out[-1][1]) if held_out else None,
+        "held-out loss": _held_out(result),
         "training loss": _from_to(result.losses[0], result.losses[-1]) if result.losses else None,
         "accuracy": "{:.1%} → {:.1%}".format(*facts.samples.accuracy)
         if facts.samples is not None and facts.samples.classes
         else None,
-        "whole run": _duration(facts.seconds),
-        "a step": _duration(result.seconds_per_step),
-        "rows a second": f"{result.samples_per_second:,.3g}",
-        "tokens a second": f"{result.tokens_per_second:,.0f}" if result.tokens_per_second else None,
-        "peak memory": f"{result.peak_memory_bytes / MiB:,.0f} MiB",
-        "adapter": _size(result.adapter.size),
+        "whole run": duration_text(facts.seconds),
+        "a step": duration_text(result.seconds_per_step),
+        "rows a second": rate_text(result.samples_per_second),
+        "tokens a second": rate_text(result.tokens_per_second) if result.tokens_per_second else None,
+        "peak memory": size_text(result.peak_memory_bytes),
+        "adapter": size_text(result.adapter.size),
     }
     shown = [
         element("div", element("span", name, class_="name"), element("b", value), class_="tile")
@@ -147,6 +147,19 @@ def _tiles(facts: Facts) -> Element:
         if value is not None
     ]
     return element("div", *shown, class_="tiles")
+
+
+def _held_out(result: TrainingResult) -> str | None:
+    """The held-out loss before, and the adapter's; or the last one that was measured, if that was not."""
+    measured = result.evaluation_losses
+    if not measured:
+        return None
+    first_step, first = measured[0]
+    loss, step = result.held_out_loss, result.adapter_step
+    if loss is None:
+        step, loss = measured[-1]
+    told = _from_to(first, loss) if step != first_step else f"{loss:.4g}"
+    return told if step == result.steps else f"{told} at step {step:,}"
 
 
 def _curves(facts: Facts) -> Element:
@@ -250,8 +263,8 @@ def _model(facts: Facts) -> dict[str, str]:
         "model": f"{model.name}, {model.architecture}, {model.parameters:,} parameters",
         "task": facts.manifest.task,
         "adapter": facts.manifest.adapter.peft_type or "not of PEFT",
-        "adapter size": f"{sum(value.size for value in adapter.tensors.values()):,} parameters, {_size(adapter.size)}",
-        "time in updates": _duration(facts.result.seconds),
+        "adapter size": f"{sum(value.size for value in adapter.tensors.values()):,} parameters, {size_text(adapter.size)}",
+        "time in updates": duration_text(facts.result.seconds),
         "base id": facts.manifest.base_id,
     }
 
@@ -300,17 +313,3 @@ def _setting(value: Any) -> str:
 
 def _from_to(first: float, last: float) -> str:
     return f"{first:.4g} → {last:.4g}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if seconds < 1:
-        return f"{seconds * 1e3:.3g} ms"
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
-def _size(size: float) -> str:
-    return f"{size / 1e3:,.1f} kB" if size < 1e6 else f"{size / 1e6:,.2f} MB"

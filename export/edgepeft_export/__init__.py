@@ -20,6 +20,7 @@ from edgepeft import manifest as schema
 from edgepeft import names, store
 from edgepeft.adapter import Adapter
 from edgepeft.bundle import Bundle
+from edgepeft.engines.base import Engine
 from edgepeft.tensors import Array
 from edgepeft_export import passes
 from edgepeft_export.attach import Attached, as_traced, attach
@@ -170,6 +171,7 @@ def verify_model(
     loss: str | Callable[..., Tensor],
     dynamic_axes: Mapping[str, Mapping[int, str]] | None = None,
     seed: int = 0,
+    engine: Engine | None = None,
 ) -> Report:
     """Compares a bundle with the model that it was exported from; both get the same adapter.
 
@@ -180,6 +182,7 @@ def verify_model(
         loss: As for `export`.
         dynamic_axes: As for `export`.
         seed: As for `export`: some methods of PEFT draw tensors that stay frozen, and so are in the bundle.
+        engine: What runs the bundle; by default the stock engine.
 
     Raises:
         ExportError: The bundle differs from PyTorch; the message holds the table.
@@ -190,7 +193,7 @@ def verify_model(
     axes = dict(dynamic_axes) if dynamic_axes is not None else default_axes(example_inputs)
     with as_traced(attached.model):
         step = StepModule(attached.model, as_loss(loss, axes.get(names.LABELS, {})), (names.LABELS,))
-        return verify(bundle, step, attached, example_inputs, axes)
+        return verify(bundle, step, attached, example_inputs, axes, engine)
 
 
 def default_axes(example: Mapping[str, Tensor]) -> dict[str, dict[int, str]]:

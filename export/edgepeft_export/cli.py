@@ -8,7 +8,7 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from edgepeft.cli.group import Group
 from edgepeft.cli.shared import console, print_json
+from edgepeft.units import size_text
 from edgepeft_export.errors import ExportError
 
 _STAGES = ("attach", "trace", "lower", "passes", "pack", "verify")
@@ -149,6 +150,26 @@ def verify_(*, bundle: Path, folder: Path | None, factory: str | None, as_json: 
     _print_report(report, as_json=as_json)
 
 
+@main.command("ort-training", epilog="Example: edgepeft-export ort-training bundle/")
+@click.argument("bundle", type=_FOLDER)
+@click.option(
+    "--environment",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Virtual environment for onnxruntime-training, made with pip if there is none; by default in the cache.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
+def ort_training_(*, bundle: Path, environment: Path | None, as_json: bool) -> None:
+    """Adds to BUNDLE what engine ort-training takes, and compares its gradients with the stock engine's.
+
+    It works in an environment of its own: onnxruntime-training and onnxruntime overwrite each other.
+    """
+    from edgepeft_export.ort_training import STAGES, add_ort_training  # noqa: PLC0415
+
+    with show_stages(STAGES) as stage:
+        report = add_ort_training(bundle, environment, stage)
+    _print_report(report, as_json=as_json)
+
+
 @main.command("inspect", epilog="Example: edgepeft-export inspect bundle/")
 @click.argument("bundle", type=_FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
@@ -221,7 +242,7 @@ def _export(output: Path, arguments: Mapping[str, Any], *, as_json: bool) -> Non
         return
     if report.rows:
         click.echo(report.table())
-    click.echo(f"{output}: {size / 1e6:,.1f} MB, exported in {seconds:.0f} s")
+    click.echo(f"{output}: {size_text(size)}, exported in {seconds:.0f} s")
 
 
 def _print_report(report: Any, *, as_json: bool) -> None:
@@ -232,12 +253,12 @@ def _print_report(report: Any, *, as_json: bool) -> None:
 
 
 @contextmanager
-def show_stages() -> Iterator[Callable[[str], None]]:
+def show_stages(stages: Sequence[str] = _STAGES) -> Iterator[Callable[[str], None]]:
     """Shows the stage and its time: a spinner on a terminal, a line a stage in a pipe."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield lambda stage: console.print(
-            f"{stage} ({_STAGES.index(stage) + 1}/{len(_STAGES)})", highlight=False
+            f"{stage} ({stages.index(stage) + 1}/{len(stages)})", highlight=False
         )
         return
     started = time.perf_counter()
@@ -246,6 +267,6 @@ def show_stages() -> Iterator[Callable[[str], None]]:
         def show(stage: str) -> None:
             done = time.perf_counter() - started
             console.print(f"{done:6.1f} s  {stage}", highlight=False)
-            status.update(f"{stage} ({_STAGES.index(stage) + 1}/{len(_STAGES)})")
+            status.update(f"{stage} ({stages.index(stage) + 1}/{len(stages)})")
 
         yield show

@@ -10,7 +10,7 @@ class ExportError(EdgepeftError):
     """A stage of the export failed.
 
     Attributes:
-        stage: The stage's name: attach, trace, lower, passes, decode, pack or verify.
+        stage: The stage's name: attach, trace, lower, passes, decode, pack, verify or ort-training.
         reason: The message without the stage.
     """
 

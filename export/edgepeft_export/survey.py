@@ -11,8 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from edgepeft.bundle import Bundle
-from edgepeft.cli.shared import bar, plain, size_text
+from edgepeft.cli.shared import bar, plain
 from edgepeft.manifest import Port
+from edgepeft.units import size_text
 
 #: Rows of a drawing; the rest is one row.
 _MOST_ROWS = 12

@@ -11,7 +11,7 @@ from torch import Tensor
 from edgepeft import names
 from edgepeft.bundle import Bundle
 from edgepeft.data import IGNORED
-from edgepeft.engines.base import StepSettings, TrainState
+from edgepeft.engines.base import Engine, StepSettings, TrainState
 from edgepeft.engines.stock import StockEngine
 from edgepeft.errors import EngineError, TrainingError
 from edgepeft.tensors import Array
@@ -109,8 +109,17 @@ def verify(
     attached: Attached,
     example: Mapping[str, Tensor],
     axes: Mapping[str, Mapping[int, str]],
+    engine: Engine | None = None,
 ) -> Report:
     """Compares loss, outputs, every gradient and a trajectory of AdamW steps with PyTorch.
+
+    Args:
+        bundle: The bundle.
+        step: The model with its loss.
+        attached: The same with its adapter's names.
+        example: A batch.
+        axes: Which of its axes vary.
+        engine: What runs the bundle; by default the stock engine.
 
     Raises:
         ExportError: ONNX Runtime refuses a graph, or something differs by more than its limit; the message then
@@ -119,7 +128,7 @@ def verify(
     parameters = {attached.names[n]: p for n, p in attached.model.named_parameters() if n in attached.names}
     batches = list(other_batches(example, axes))
     try:
-        engine = StockEngine(bundle, torch.get_num_threads())
+        engine = engine or StockEngine(bundle, torch.get_num_threads())
         with _moved(parameters):
             rows = _compare_batches(engine, step, parameters, batches)
             rows.append(_compare_steps(engine, step, parameters, batches))
@@ -199,7 +208,7 @@ def _backward(
 
 
 def _compare_batches(
-    engine: StockEngine,
+    engine: Engine,
     step: StepModule,
     parameters: Mapping[str, torch.nn.Parameter],
     batches: list[dict[str, Tensor]],
@@ -247,7 +256,7 @@ def _output_error(got: Array, expected: Array, batch: Mapping[str, Tensor]) -> f
     return relative_error(got, expected)
 
 
-def _compare_decoding(engine: StockEngine, tensors: Mapping[str, Array], ids: Array) -> Row:
+def _compare_decoding(engine: Engine, tensors: Mapping[str, Array], ids: Array) -> Row:
     """Scores with a key-value cache against those without, which PyTorch has confirmed."""
     adapter = engine.prepare(tensors)
     data = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
@@ -259,7 +268,7 @@ def _compare_decoding(engine: StockEngine, tensors: Mapping[str, Array], ids: Ar
 
 
 def _compare_steps(
-    engine: StockEngine,
+    engine: Engine,
     step: StepModule,
     parameters: Mapping[str, torch.nn.Parameter],
     batches: list[dict[str, Tensor]],

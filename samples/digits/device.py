@@ -15,6 +15,7 @@ from rich.table import Table
 
 import edgepeft
 from edgepeft.tensors import Array
+from edgepeft.units import duration_text, size_text
 
 CORRECTIONS = 40
 _SEEDS = range(5)
@@ -89,8 +90,8 @@ def main(folder: Path, output: Path) -> None:
     Console().print(table(runs))
     (output / "result.json").write_text(json.dumps(runs, indent=2) + "\n")
     print(
-        f"{result.steps} steps of {1000 * result.seconds_per_step:.1f} ms a run, peak memory "
-        f"{result.peak_memory_bytes / 2**20:.0f} MB, adapter {result.adapter.size / 1000:.0f} kB"
+        f"{result.steps} steps of {duration_text(result.seconds_per_step)} a run, peak memory "
+        f"{size_text(result.peak_memory_bytes)}, adapter {size_text(result.adapter.size)}"
     )
     print(f"the adapters and result.json are in {output}")
 

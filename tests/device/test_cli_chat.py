@@ -105,7 +105,7 @@ def test_commands(bundles: Path, tmp_path: Path, asked: list[Asked]) -> None:
         "five",
     ]
     done = run("chat", bundles / "tiny-llama", "--max-new-tokens", 8, said="\n".join(lines))
-    assert done.exit_code == 0
+    assert done.exit_code == 1, "a line was refused, and /quit ends as the end of the pipe does"
     assert [len(call.messages) for call in asked] == [1, 3, 5, 1]
     assert asked[3].messages == turns("four")
     first, swapped, back, _ = (call.adapter for call in asked)
@@ -214,8 +214,8 @@ def test_a_terminal(bundles: Path) -> None:
         ("tiny-llama", ["--stop", ""], 2, "stop is ('',); expected"),
         ("tiny-llama", ["--adapter", "{tmp}"], 1, "adapter_config.json"),
         ("tiny-llama", ["--sead", "1"], 2, "--seed"),
-        ("tiny-bert", [], 2, "its model has no chat template; use generate"),
-        ("conv-net", [], 2, "its model has no chat template; use generate"),
+        ("tiny-bert", [], 2, "is no language model, its task is sequence_classification; use predict."),
+        ("conv-net", [], 2, "is no language model, its task is sequence_classification; use predict."),
     ],
 )
 def test_wrong_uses(
@@ -227,6 +227,33 @@ def test_wrong_uses(
     assert (done.exit_code, done.stdout) == (code, "")
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_model_that_generates_and_has_no_chat_template(
+    bundles: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`generate` takes it."""
+    monkeypatch.setattr(edgepeft.text.Text, "has_chat_template", False)
+    done = run("chat", bundles / "tiny-llama", said="")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "its model has no chat template; use generate." in done.stderr
+
+
+def test_generate_with_another_model(bundles: Path, handmade: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line names the command for it; where there is none in words, what is missing."""
+    done = run("generate", bundles / "tiny-bert", "--prompt", "hi")
+    assert done.exit_code == 2
+    assert "is no language model, its task is sequence_classification; use predict." in done.stderr
+    monkeypatch.setattr(edgepeft.Model, "text", None)
+    done = run("generate", handmade / "chat", "--prompt", "hi")
+    assert done.exit_code == 2
+    assert "has no tokenizer, so it cannot be asked in words. Export it with one." in done.stderr
+
+
+def test_quit_without_a_refused_line(bundles: Path, asked: list[Asked]) -> None:
+    """Is a success."""
+    assert run("chat", bundles / "tiny-llama", said="one\n/quit\n").exit_code == 0
+    assert len(asked) == 1
 
 
 def test_generate_hands_its_options_on(bundles: Path, asked: list[Asked]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -175,3 +176,20 @@ def test_a_folder_without_read_permission(
     assert done.exit_code == 1
     assert done.stderr == f"Error: {data}: cannot be read: Permission denied. Check its permissions.\n"
     assert not (tmp_path / "out").exists()
+
+
+def test_numbers_are_told_as_what_they_are(handmade: Path, tmp_path: Path) -> None:
+    """Small adapters in kB, short steps in ms, a MB of 10^6 bytes; counts are whole, and there are no tokens."""
+    data = tmp_path / "a.csv"
+    data.write_text("a,b,c,label\n" + "1,2,3,walk\n" * 1200)
+    command = ["train", handmade / "sensor", "--data", data, "--max-steps", 2, "--output", tmp_path / "out"]
+    line = run(*command).stdout
+    assert re.search(
+        r": [\d.]+ (bytes|kB) after 2 of 2 steps of [\d.]+ ms, peak memory [\d,.]+ MB$", line.strip()
+    )
+    told = json.loads(run(*command, "--json").stdout)
+    assert told["tokens_per_second"] is None
+    assert told["adapter_bytes"] > 0
+    evaluated = run("evaluate", handmade / "sensor", "--data", data, "--json").stdout
+    assert '"counted": 1200, "rows": 1200' in evaluated
+    assert ", counted 1,200, rows 1,200" in run("evaluate", handmade / "sensor", "--data", data).stdout

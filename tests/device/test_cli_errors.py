@@ -231,6 +231,7 @@ def test_a_place_below_a_link_to_nothing(tmp_path: Path) -> None:
         store.check_writable(tmp_path / "link" / "out")
 
 
+@pytest.mark.stock("cannot write one of the formats, which came after it")
 def test_merge_and_export_on_a_read_only_disk(
     handmade: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,7 +244,7 @@ def test_merge_and_export_on_a_read_only_disk(
 
     monkeypatch.setattr(store.os, "mkdir", read_only)
     monkeypatch.setattr(store.os, "open", read_only_for_writing(os.open))
-    commands = [["merge", adapter, "--output", output]]
+    commands = [["merge", adapter, adapter, "--output", output]]
     commands += [
         ["export", bundle, adapter, output, "--format", kind] for kind in ("peft", "onnx_adapter", "onnx")
     ]
@@ -339,6 +340,26 @@ def test_a_bundle_where_an_adapter_is_wanted(train: Callable[..., list[object]],
     assert "is a bundle, not an adapter" in refused(1, *train("--adapter", handmade / "chat"))
 
 
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ("config.json", "is a model of Hugging Face, not an adapter. Export it: edgepeft-export hf."),
+        (
+            "notes.txt",
+            "is no adapter's folder: it has neither adapter_config.json nor adapter_model.safetensors.",
+        ),
+        ("adapter_model.safetensors", "adapter_config.json: cannot be opened"),
+    ],
+)
+def test_an_adapter_that_is_another_folder(
+    train: Callable[..., list[object]], tmp_path: Path, file: str, told: str
+) -> None:
+    """What it is; of an adapter that lacks a file, which."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / file).write_text("{}")
+    assert told in refused(1, *train("--adapter", tmp_path / "mine"))
+
+
 def test_rows_that_are_cut_in_an_evaluation(handmade: Path, tmp_path: Path) -> None:
     """Refused as in training, or cut and counted."""
     data = tmp_path / "facts.jsonl"
@@ -347,3 +368,18 @@ def test_rows_that_are_cut_in_an_evaluation(handmade: Path, tmp_path: Path) -> N
     done = run("evaluate", handmade / "chat", "--data", data, "--max-length", 40)
     assert (done.exit_code, done.stderr) == (0, "1 rows are cut to 40\n")
     assert done.stdout.startswith("loss ")
+
+
+def test_classes_for_a_model_that_has_none(train: Callable[..., list[object]], handmade: Path) -> None:
+    """The option is for a classifier, and the line says so."""
+    line = refused(2, *train("--labels", "spam,work"))
+    told = f"--labels names a classifier's classes; {handmade / 'chat'} is none, its task is causal_lm. Leave it out."
+    assert told in line
+
+
+def test_an_unknown_class_where_there_are_no_labels_to_give(handmade: Path, tmp_path: Path) -> None:
+    """`evaluate` has no such option; the line names the command that has."""
+    data = tmp_path / "rows.jsonl"
+    data.write_text(json.dumps({"text": "a", "label": "zzzz"}) + "\n")
+    line = refused(1, "evaluate", handmade / "classifier", "--data", data)
+    assert "Train for classes of your own: train --labels, or with_labels." in line

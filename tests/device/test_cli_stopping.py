@@ -1,6 +1,7 @@
 """`edgepeft train` that a signal stops, or whose log fails: what has been learned is kept and called what it is."""
 
 import json
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -74,8 +75,9 @@ def test_what_was_learned_is_written_and_told(train: Train, tmp_path: Path, numb
     assert done.exit_code == 1
     assert done.stdout.startswith(f"{tmp_path / 'alice'}: ")
     assert f"after {STOP} of {STEPS} steps" in done.stdout
-    assert done.stdout.endswith("; stopped by a signal; a run with --checkpoint-dir can go on\n")
+    assert done.stdout.endswith(" MB; stopped by a signal\n")
     assert "--resume" not in done.output
+    assert "--checkpoint-dir" not in done.output
     assert tensors(tmp_path / "alice")
 
 
@@ -92,8 +94,13 @@ def test_an_adapter_that_is_there_is_not_replaced(train: Train, tmp_path: Path) 
     assert stopped.stdout.endswith(told)
     assert all(map(np.array_equal, tensors(alice), before))
     assert not all(map(np.array_equal, tensors(aside), before))
-    assert train(*options, "--resume").exit_code == 0
-    assert train("--output", tmp_path / "whole").exit_code == 0
+    assert "replaced" not in stopped.stdout
+    resumed = train(*options, "--resume")
+    assert resumed.exit_code == 0
+    assert resumed.stdout.endswith("; replaced the adapter that was there\n")
+    whole = train("--output", tmp_path / "whole")
+    assert whole.exit_code == 0
+    assert "replaced" not in whole.stdout
     assert all(map(np.array_equal, tensors(alice), tensors(tmp_path / "whole")))
 
 
@@ -118,6 +125,7 @@ def test_nothing_learned_is_nothing_written(train: Train, tmp_path: Path) -> Non
     told = json.loads(done.stdout)
     assert done.exit_code == 1
     assert (told["adapter"], told["steps"], told["stop_reason"]) == (None, 0, "stopped")
+    assert told["adapter_bytes"] is None
     assert not (tmp_path / "alice").exists()
 
 
@@ -159,3 +167,32 @@ def test_a_log_that_fails_in_between_loses_no_step(
     assert train(*options, "--resume").exit_code == 0
     assert train("--output", tmp_path / "whole").exit_code == 0
     assert all(map(np.array_equal, tensors(tmp_path / "alice"), tensors(tmp_path / "whole")))
+
+
+def test_the_held_out_loss_that_is_told(train: Train, tmp_path: Path) -> None:
+    """It is the written adapter's: of a stopped run that measured none, there is only the one before."""
+    held_out = ["--eval", tmp_path / "data.jsonl"]
+    stopped = train("--output", tmp_path / "alice", *held_out, number=signal.SIGTERM)
+    assert "held-out loss" in stopped.stdout
+    assert " at step 0, peak" in stopped.stdout
+    assert "->" not in stopped.stdout
+    told = json.loads(train("--output", tmp_path / "bob", *held_out, "--json", number=signal.SIGTERM).stdout)
+    assert (told["adapter_step"], told["held_out_loss"]) == (STOP, None)
+    whole = train("--output", tmp_path / "carol", *held_out).stdout
+    assert re.search(r"held-out loss \d+\.\d{3} -> \d+\.\d{3}, peak", whole)
+
+
+def test_the_best_ones_held_out_loss_is_told(train: Train, tmp_path: Path) -> None:
+    """Another language than the one that is trained: the adapter of the lowest loss is written, and that is told."""
+    report, held_out = tmp_path / "report.html", tmp_path / "heldout.jsonl"
+    held_out.write_text(json.dumps({"text": "zzzz"}) + "\n")
+    options = ["--learning-rate", 0.1, "--eval", held_out, "--evaluate-every", 1]
+    options += ["--load-best-model-at-end", "--report", report]
+    told = json.loads(train("--output", tmp_path / "alice", *options, "--json").stdout)
+    losses = [loss for _, loss in told["evaluation_losses"]]
+    best = losses.index(min(losses))
+    assert 0 < best < STEPS
+    assert (told["adapter_step"], told["held_out_loss"]) == (best, min(losses))
+    line = train("--output", tmp_path / "alice", *options).stdout
+    assert f"held-out loss {losses[0]:.3f} -> {min(losses):.3f} at step {best}, peak" in line
+    assert f"{losses[0]:.4g} \u2192 {min(losses):.4g} at step {best}<" in report.read_text()

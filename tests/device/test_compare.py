@@ -69,7 +69,20 @@ def test_adapters_of_two_models() -> None:
     """Nothing in common is no error, and no distance."""
     found = compare(adapter(a=[1.0]), adapter(b=[1.0]))
     assert found.tensors == {}
-    assert found.total.relative_l2 == 0.0
+    assert found.total is None
+
+
+def test_names_are_in_order() -> None:
+    """Of equal distance, layer 2 before layer 10; so too those that only one has."""
+    names = ("l.10.b", "l.2.b", "l.2.a")
+    one, other = (
+        adapter(**{f"{start}{name}": [1.0] for name in names} | {name: [start == "x"] for name in names})
+        for start in "xy"
+    )
+    found = compare(one, other)
+    assert list(found.tensors) == ["l.2.a", "l.2.b", "l.10.b"]
+    assert found.only_in_first == ("xl.2.a", "xl.2.b", "xl.10.b")
+    assert found.only_in_second == ("yl.2.a", "yl.2.b", "yl.10.b")
 
 
 def test_settings_that_differ() -> None:

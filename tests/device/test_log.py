@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from handmade_bundles import HANDMADE
 
 import edgepeft
 from edgepeft.engines.base import StepResult
 from edgepeft.errors import DataError, StorageError
 
-HANDMADE = Path(__file__).parent.parent / "data" / "handmade"
 ROWS = [{"text": text} for text in ("hello there.", "who is it?", "a friend.")]
 
 

@@ -172,7 +172,8 @@ def test_unknown_engine_and_threads(bundles: Path) -> None:
 def test_a_graph_that_onnxruntime_refuses(bundles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names the bundle, the graph and the version."""
     model = edgepeft.load(bundles / "conv-net")
-    monkeypatch.setattr(edgepeft.Bundle, "graph", lambda *_: b"no model")
+    for content in ("graph", "asset"):
+        monkeypatch.setattr(edgepeft.Bundle, content, lambda *_: b"")
     with pytest.raises(EngineError, match=r"conv-net: ONNX Runtime .* refused graph 'infer'"):
         model.predict({"image": np.zeros((1, 1, 8, 8), np.float32)})
 
@@ -228,7 +229,7 @@ def test_what_is_printed_is_short(handmade: Path) -> None:
     result = edgepeft.Trainer(model, edgepeft.TrainingArguments(max_steps=1)).fit([{"text": "me."}])
     assert repr(model.adapter) == "<Adapter LORA: 2 tensors, 392 bytes>"
     assert repr(model.bundle) == f"<Bundle handmade-chat in {str(handmade / 'chat')!r}>"
-    assert repr(model) == f"<Model of {model.bundle!r} on engine stock, {model.adapter!r}>"
+    assert repr(model) == f"<Model of {model.bundle!r} on engine {model.engine.name}, {model.adapter!r}>"
     (loss,) = result.losses
     ended = f"finished after 1 steps, loss {loss:.4g} to {loss:.4g}"
     assert repr(result) == f"<TrainingResult {ended}, {result.adapter!r}>"

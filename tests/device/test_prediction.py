@@ -261,7 +261,10 @@ def test_own_categories_are_learned(bundles: Path, tmp_path: Path) -> None:
     ("row", "words"),
     [
         ({"text": "a", "label": "spma"}, r"knows spam, work\. Did you mean 'spam'\?"),
-        ({"text": "a", "label": "holiday"}, r"knows spam, work\. Name classes of your own with --labels"),
+        (
+            {"text": "a", "label": "holiday"},
+            r"knows spam, work\. Train for classes of your own: train --labels, or with_labels\.",
+        ),
         ({"text": "a", "label": 2}, "label 2 is unknown; the model knows spam, work"),
         (
             {"input_ids": [5], "attention_mask": [1], "token_type_ids": [0], "labels": 2},

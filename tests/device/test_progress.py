@@ -48,6 +48,25 @@ def test_a_terminal_shows_loss_rate_and_time_left() -> None:
     assert "402/1000 loss 12.250 (11.500 held-out) 2.5 s/step, 0:24:55 left" in " ".join(last.split())
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_first_evaluation_is_no_step(*, terminal: bool) -> None:
+    """It can take a hundred times as long as a step, and comes once; a later one is part of the pace."""
+    stream, now = io.StringIO(), [0.0]
+    shown = (TerminalProgress if terminal else LineProgress)(
+        Console(file=stream, force_terminal=terminal, width=80), clock=lambda: now[0]
+    )
+    shown.on_train_begin(10, 1)
+    now[0] = 100.0
+    shown.on_evaluate(0, 3.0)
+    now[0] = 102.0
+    shown.on_step_end(1, StepResult(2.0, 1.0, 1.0, 0.1))
+    now[0] = 104.0
+    shown.on_evaluate(1, 2.5)
+    shown.on_step_end(2, StepResult(2.0, 1.0, 1.0, 0.1))
+    shown.close()
+    assert "2.0 s/step, 0:00:16 left" in stream.getvalue()
+
+
 @pytest.mark.parametrize(
     ("steps", "seconds", "left", "told"),
     [

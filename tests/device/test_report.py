@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import signal
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -183,6 +184,14 @@ def test_what_a_run_was(report: Callable[..., Page]) -> None:
     assert read.after("numpy") == np.__version__
     assert len(read.after("base id")) == 64
     assert any("there is no held-out data" in text for text in read.text)
+
+
+def test_numbers_are_told_as_people_read_them(report: Callable[..., Page]) -> None:
+    """No power of ten, no MiB beside MB."""
+    read = report("chat", chat_rows(9) * 50, batch_size=400)
+    assert re.fullmatch(r"[\d,.]+ MB", read.after("peak memory"))
+    assert re.fullmatch(r"[\d,.]+", read.after("rows a second"))
+    assert read.after("memory").endswith((" MB", " GB"))
 
 
 def test_the_file_is_fingerprinted(report: Callable[..., Page], tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ import threading
 from pathlib import Path
 
 import pytest
+from handmade_bundles import HANDMADE
 
 import edgepeft
 from edgepeft import signals
 
-HANDMADE = Path(__file__).parent.parent / "data" / "handmade"
 STEPS = 60
 #: Signals that are sent at most, a fifth of a second apart, until a program has ended.
 TRIES = 100
@@ -103,11 +103,15 @@ def test_a_second_signal_ends_the_program_at_once(tmp_path: Path, data: Path) ->
     assert not (tmp_path / "first").exists()
 
 
-#: A run whose first step never ends.
+#: A run whose first step never ends, and that may be asked how it acknowledges a signal.
 ENDLESS = f"""
 import sys
 import numpy as np
 import edgepeft
+from rich.console import Console
+from edgepeft.progress import LineProgress, TerminalProgress
+
+shown = [globals()[name](Console(file=sys.stdout, width=80)) for name in sys.argv[1:]]
 
 class Told(edgepeft.Trainer):
     def stop(self):
@@ -125,12 +129,13 @@ def begun(graph, feeds):
 
 engine.call = begun
 try:
-    trainer.fit(rows)
+    trainer.fit(rows, callbacks=shown)
 except KeyboardInterrupt:
     print("interrupted")
 """
 
 
+@pytest.mark.stock("its training steps cannot be broken off")
 @pytest.mark.parametrize(
     ("number", "told", "code"),
     [(signal.SIGINT, "interrupted\n", 0), (signal.SIGTERM, "", -signal.SIGTERM)],
@@ -155,6 +160,25 @@ def test_a_second_signal_breaks_off_a_call_of_onnx_runtime(
     finally:
         run.kill()
     assert (run.returncode, out.removeprefix("asked\n"), err) == (code, told, "")
+
+
+@pytest.mark.stock("a training step there lets no other thread run")
+@pytest.mark.parametrize("progress", ["LineProgress", "TerminalProgress"])
+def test_the_first_signal_is_acknowledged_while_the_step_runs(progress: str) -> None:
+    """The step never ends; somebody who hears nothing would press again, and lose what was learned."""
+    command = [sys.executable, "-c", ENDLESS, progress]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert run.stdout is not None
+    try:
+        while "begun" not in run.stdout.readline():
+            assert run.poll() is None
+        run.send_signal(signal.SIGINT)
+        while "stopping after this step; a second Ctrl-C ends at once\n" not in run.stdout.readline():
+            assert run.poll() is None
+        assert run.poll() is None
+    finally:
+        run.kill()
+        run.communicate()
 
 
 def test_two_signals_that_python_sees_as_one_are_two() -> None:
@@ -192,9 +216,11 @@ def test_an_event_loops_descriptor_is_left_alone() -> None:
         writer.setblocking(False)
         signal.set_wakeup_fd(writer.fileno())
         try:
-            with signals.first_calls(lambda: None, lambda: None):
+            told: list[str] = []
+            with signals.first_calls(lambda: None, lambda: None, lambda: told.append("told")):
                 signal.raise_signal(signal.SIGINT)
             assert reader.recv(1) == bytes([signal.SIGINT])
+            assert told == ["told"], "nobody counts, so the handler tells"
         finally:
             assert signal.set_wakeup_fd(-1) == writer.fileno()
 

@@ -2,18 +2,17 @@
 
 import ctypes
 import threading
-from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 import pytest
+from handmade_bundles import HANDMADE
 
 import edgepeft
 from edgepeft import names
 from edgepeft.engines.base import StepSettings, TrainState, weighted_mean
 from edgepeft.errors import EngineError, NonFiniteLossError
 
-HANDMADE = Path(__file__).parents[1] / "data" / "handmade"
 CHAT = {
     "input_ids": np.array([[7, 4, 9, 5, 6], [5, 8, 4, 0, 0]]),
     "attention_mask": np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]),

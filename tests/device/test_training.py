@@ -45,12 +45,13 @@ def test_training_lowers_the_loss_and_the_model_uses_the_result(bundles: Path, r
 def test_the_best_adapter_is_kept(bundles: Path, rows: Rows) -> None:
     """A rate that is too high ruins the model; the result is the adapter that the lowest held-out loss is of."""
     model = edgepeft.load(bundles / "tiny-llama")
-    settings = arguments(learning_rate=0.5, max_steps=12, evaluate_every=1, load_best_model_at_end=True)
+    settings = arguments(learning_rate=0.5, max_steps=6, evaluate_every=1, load_best_model_at_end=True)
     result = edgepeft.Trainer(model, settings).fit(rows, rows[:3])
     losses = [loss for _, loss in result.evaluation_losses]
     assert min(losses) < losses[-1]
     kept = model.evaluate(rows[:3], settings.batch_size)["loss"]
     assert kept == pytest.approx(min(losses), rel=1e-6)
+    assert (result.held_out_loss, result.adapter_step) == (min(losses), losses.index(min(losses)))
 
 
 def test_training_stops_when_the_held_out_loss_no_longer_falls(
@@ -106,6 +107,7 @@ def test_a_held_out_loss_that_is_no_number_is_never_the_best(
     settings = edgepeft.TrainingArguments(max_steps=2, evaluate_every=1, load_best_model_at_end=True)
     result = edgepeft.Trainer(model, settings).fit(data, data, callbacks=[Watch()])
     assert all(np.array_equal(result.adapter.tensors[name], value) for name, value in adapters[-1].items())
+    assert result.adapter_step == 2
 
 
 def test_a_run_that_diverges_is_told_as_such(

@@ -1,11 +1,14 @@
 """The sample of a home assistant, in a short form: its real data on a small model with random weights."""
 
 import json
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
+from remote_engine import PYTHON
 
 import edgepeft
 from tools import demo
@@ -45,6 +48,22 @@ def test_the_figures_are_those_of_the_run(figures: dict[str, Any]) -> None:
     }
 
 
+@pytest.mark.skipif(PYTHON not in os.environ, reason=f"{PYTHON} names no Python; make test does")
+def test_the_other_engine_learns_the_same(bundles: Path, tmp_path: Path, figures: dict[str, Any]) -> None:
+    """The sample as it is, with onnxruntime-training: the same held-out losses."""
+    program = (
+        "import sys; from pathlib import Path; from tools import demo; "
+        f"demo.adapt(*map(Path, sys.argv[1:]), max_steps={STEPS}, learning_rate=0.02, batch_size=8)"
+    )
+    command = [os.environ[PYTHON], "-c", program, bundles / "tiny-llama", tmp_path / "demo"]
+    root = str(Path(__file__).parents[2])
+    subprocess.run(command, env=os.environ | {"PYTHONPATH": root}, check=True, capture_output=True)
+    got = json.loads((tmp_path / "demo" / "result.json").read_text())["held_out_losses"]
+    assert [loss for _, loss in got] == pytest.approx(
+        [loss for _, loss in figures["held_out_losses"]], abs=1e-3
+    )
+
+
 def test_the_adapter_goes_back_into_the_bundle(output: Path, bundles: Path, figures: dict[str, Any]) -> None:
     """As another program would load it; it gives the loss that was measured."""
     adapter = edgepeft.Adapter.load(output / "adapter")
@@ -79,6 +98,7 @@ def test_the_end_says_what_to_open(output: Path, capsys: pytest.CaptureFixture[s
         peak_memory_bytes=1,
         stop_reason="finished",
         truncated_rows=0,
+        adapter_step=1,
     )
     demo.report(result, [], [], [], output)
     told = capsys.readouterr().out

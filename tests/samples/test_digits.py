@@ -1,9 +1,11 @@
 """The sample of a sensor's digits, in a short form: the net, the export and one adaptation."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from other_engine import needs_both, on_other_engine
 
 import edgepeft
 from samples.digits import device, workstation
@@ -32,6 +34,35 @@ def test_corrections_win_back_what_the_worn_sensor_took(folder: Path) -> None:
     assert figures["share won back"] > 35
     assert figures["clean after"] > before["clean"] - 4
     assert result.adapter.size < 20_000
+
+
+#: One adaptation and its figures.
+ADAPT = """
+import edgepeft
+from samples.digits import device
+
+(data,) = arguments
+model = edgepeft.load(bundle)
+before = device.accuracies(model, data)
+device.adapt(model, data, seed=0)
+print(json.dumps({"engine": model.engine.name} | device.measure(before, device.accuracies(model, data))))
+"""
+
+
+@needs_both
+def test_the_other_engine_gives_the_same_figures(folder: Path, tmp_path: Path) -> None:
+    """The sample as it is, with onnxruntime-training: the same run to float32's rounding."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(folder / "bundle", bundle)
+    figures = on_other_engine(bundle, ADAPT, folder / "data")
+    assert figures.pop("engine") == "ort-training"
+    model = edgepeft.load(folder / "bundle")
+    before = device.accuracies(model, folder / "data")
+    device.adapt(model, folder / "data", seed=0)
+    expected = device.measure(before, device.accuracies(model, folder / "data"))
+    assert figures == pytest.approx(
+        expected, abs=2
+    )  # per cent: an image at the border may fall to either side
 
 
 def test_what_is_there_is_not_made_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from other_engine import needs_both, on_other_engine
 
 import edgepeft
 from samples.text_categories import device, workstation
@@ -11,14 +12,46 @@ from samples.text_categories import device, workstation
 FILES = ("examples", "held_out", "tuning")
 
 
-def test_categories_are_learned_that_the_base_does_not_group_by(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the workstation's step writes."""
+    folder = tmp_path_factory.mktemp("sample") / "bundle"
+    workstation.export(folder, check=False)
+    return folder
+
+
+def test_categories_are_learned_that_the_base_does_not_group_by(bundle: Path) -> None:
     """On a quarter of the held-out texts, half as many steps give more than the frozen base's centroids do."""
-    workstation.export(tmp_path / "bundle", check=False)
-    model = edgepeft.load(tmp_path / "bundle")
+    model = edgepeft.load(bundle)
     examples, held_out = device.shots(device.load_rows("examples"), 3), device.load_rows("held_out")[::4]
     figures = device.measure(model, examples, held_out, seed=3, epochs=12)
     assert figures["gain"] > 3
     assert model.labels == tuple(sorted({row["label"] for row in examples}))
+
+
+#: A few steps, their losses, and the likeliest categories of some texts.
+LEARN = """
+import edgepeft
+from samples.text_categories import device
+
+model = edgepeft.load(bundle)
+result = device.adapt(model, device.shots(device.load_rows("examples"), 0), 0, epochs=1)
+texts = [row["text"] for row in device.load_rows("held_out")[:20]]
+print(json.dumps([model.engine.name, result.losses, [found.label for found in model.classify(texts)]]))
+"""
+
+
+@needs_both
+def test_the_other_engine_learns_the_same(bundle: Path) -> None:
+    """The sample as it is, with onnxruntime-training: the same losses, and the same answers."""
+    name, losses, labels = on_other_engine(bundle, LEARN)
+    assert name == "ort-training"
+    model = edgepeft.load(bundle)
+    result = device.adapt(model, device.shots(device.load_rows("examples"), 0), 0, epochs=1)
+    assert losses == pytest.approx(result.losses, abs=1e-4)
+    texts = [row["text"] for row in device.load_rows("held_out")[:20]]
+    expected = [found.label for found in model.classify(texts)]
+    assert sum(one == other for one, other in zip(labels, expected, strict=True)) >= 19
 
 
 @pytest.mark.parametrize("name", FILES)

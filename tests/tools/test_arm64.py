@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -58,7 +57,7 @@ def test_other_requirements_make_the_packages_anew(
 ) -> None:
     """And the wheel, which lies among them."""
     environment.Environment(tmp_path).make()
-    monkeypatch.setattr(environment, "requirements", lambda _: ["numpy>=3"])
+    monkeypatch.setattr(environment, "requirements", lambda: ["numpy>=3"])
     environment.Environment(tmp_path).make()
     assert made == ["packages", "python", "edgepeft", "packages", "edgepeft"]
 
@@ -82,10 +81,25 @@ def test_what_failed_is_tried_again(made: list[str], tmp_path: Path, monkeypatch
 
 def test_the_requirements_are_a_device_s() -> None:
     """With what its tests take, and nothing of a workstation's."""
-    found = environment.requirements(tomllib.loads((ROOT / "pyproject.toml").read_text()))
+    found = environment.requirements()
     names = {one.split(">")[0].split("=")[0] for one in found}
     assert {"numpy", "onnxruntime", "tokenizers", "Pillow", "pytest", "hypothesis"} <= names
     assert not {"torch", "onnx", "ruff", "onnxruntime-training-cpu"} & names
+
+
+def test_the_wheel_is_made_of_what_pyproject_names() -> None:
+    """Of both packages, and of what their metadata takes."""
+    found = environment.sources()
+    assert {
+        ROOT / name
+        for name in (
+            "pyproject.toml",
+            "README.md",
+            "edgepeft/__init__.py",
+            "edgepeft_command.py",
+            "export/edgepeft_export/cli.py",
+        )
+    } <= set(found)
 
 
 def test_the_mirror_is_the_host_s() -> None:

@@ -3,11 +3,13 @@
 import argparse
 import json
 import math
+import os
 import shlex
 import sys
 from pathlib import Path
 
 import pytest
+from remote_engine import PYTHON
 
 from tools import bench_step
 
@@ -106,12 +108,15 @@ def test_a_run_with_a_peer(
         "peer": f"mine={peer}",
         "json": tmp_path / "result.json",
     }
+    if PYTHON in os.environ:
+        options["ort-training"] = os.environ[PYTHON]
     monkeypatch.setattr(
         sys, "argv", ["bench_step.py", *(f"--{name}={value}" for name, value in options.items())]
     )
     bench_step.main()
     result = json.loads((tmp_path / "result.json").read_text())
-    assert list(result["engines"]) == ["edgepeft-stock", "mine"]
+    engines = ["edgepeft-stock", *(["ort-training"] if PYTHON in os.environ else []), "mine"]
+    assert list(result["engines"]) == engines
     assert [len(each["seconds"]) for each in result["rounds"]["edgepeft-stock"]] == [2, 2]
     assert result["engines"]["edgepeft-stock"]["median_s"] > 0
     assert result["engines"]["edgepeft-stock"]["peak_rss_mb"] > 10

@@ -19,6 +19,7 @@ import tempfile
 import tomllib
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import debian
 import launcher
@@ -41,11 +42,12 @@ print(f"{platform.machine()}, Python {platform.python_version()}, onnxruntime {o
 """
 
 
-def requirements(project: dict[str, dict[str, object]]) -> list[str]:
+def requirements() -> list[str]:
     """What the device's tests take, as pyproject.toml has it."""
-    table: dict[str, list[str]] = project["project"]["optional-dependencies"]  # type: ignore[assignment]
-    base: list[str] = project["project"]["dependencies"]  # type: ignore[assignment]
-    tests = [one for one in table["dev"] if re.match(r"[\w-]+", one)[0] in TEST_PACKAGES]  # type: ignore[index]
+    project = _project()["project"]
+    table: dict[str, list[str]] = project["optional-dependencies"]
+    base: list[str] = project["dependencies"]
+    tests = [one for one in table["dev"] if re.split(r"[^\w-]", one)[0] in TEST_PACKAGES]
     return sorted([*base, *(one for extra in EXTRAS for one in table[extra]), *tests])
 
 
@@ -59,11 +61,21 @@ def digest(parts: Iterable[str | Path]) -> str:
 
 
 def sources() -> list[Path]:
-    """What the wheel is built from."""
-    packages = [REPOSITORY / "edgepeft", REPOSITORY / "export/edgepeft_export"]
-    files = [path for package in packages for path in package.rglob("*") if path.is_file()]
-    kept = [path for path in files if "__pycache__" not in path.parts]
-    return sorted([*kept, *(REPOSITORY / name for name in ("pyproject.toml", "README.md", "LICENSE"))])
+    """What the wheel is built from, as pyproject.toml has it."""
+    project = _project()
+    packages: list[str] = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    names = [*packages, "pyproject.toml", project["project"]["readme"], *project["project"]["license-files"]]
+    files = [
+        path
+        for name in names
+        for path in [REPOSITORY / name, *(REPOSITORY / name).rglob("*")]
+        if path.is_file()
+    ]
+    return sorted(path for path in files if "__pycache__" not in path.parts)
+
+
+def _project() -> dict[str, Any]:
+    return tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 
 
 class Environment:
@@ -77,7 +89,7 @@ class Environment:
     def make(self) -> None:
         """Makes what is not there yet."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        wanted = requirements(tomllib.loads((REPOSITORY / "pyproject.toml").read_text()))
+        wanted = requirements()
         tools = [Path(__file__).with_name(name) for name in ("debian.py", "launcher.py")]
         self._part("packages", digest(wanted), lambda: self._install_packages(wanted))
         self._part("python", digest([str(self.folder), *tools]), self._make_python)

@@ -1,4 +1,4 @@
-"""Benchmark worker: training steps of a bundle on stock ONNX Runtime."""
+"""Benchmark worker: training steps of a bundle on the ONNX Runtime that is installed."""
 
 import numpy as np
 from common import LEARNING_RATE, MAX_GRAD_NORM, measure, parser, tokens

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -20,7 +20,7 @@ from edgepeft.bundle import Bundle
 from edgepeft.manifest import OrtTrainingInfo
 from edgepeft_export.errors import ExportError
 from edgepeft_export.ort_training import differentiable, environment, older
-from edgepeft_export.ort_training.compare import compare
+from edgepeft_export.ort_training.comparison import compare
 from edgepeft_export.verify import Report
 
 #: Stages, in order, as `progress` hears them.
@@ -32,7 +32,7 @@ _CHECKPOINT = f"{_FOLDER}/checkpoint"
 def add_ort_training(
     bundle: str | os.PathLike[str],
     environment_folder: str | os.PathLike[str] | None = None,
-    progress: Callable[[str], None] = lambda stage: None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Adds engine ort-training to a bundle, in place and at once; adapters of the bundle stay its adapters.
 
@@ -68,9 +68,7 @@ def add_ort_training(
     progress("artifacts")
     made = _artifacts(older.serialized(training), opened.manifest.adapter_names, python)
     files = {_file(graph): content for graph, content in graphs.items()} | made
-    kept = {
-        path: info for path, info in opened.manifest.files.items() if not path.startswith(f"{_FOLDER}/")
-    }
+    kept = {path: info for path, info in opened.manifest.files.items() if not path.startswith(f"{_FOLDER}/")}
     info = OrtTrainingInfo(
         graphs={graph: _file(graph) for graph in (*graphs, names.TRAIN)}, checkpoint=_CHECKPOINT
     )
@@ -93,7 +91,7 @@ def _file(graph: str) -> str:
     return f"{_FOLDER}/{graph}.onnx"
 
 
-def _artifacts(forward: bytes, trainable: tuple[str, ...], python: Path) -> Mapping[str, bytes]:
+def _artifacts(forward: bytes, trainable: tuple[str, ...], python: Path) -> dict[str, bytes]:
     """The training model and its checkpoint, by their paths in the bundle."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -10,17 +10,97 @@ from edgepeft_export.errors import ExportError
 #: The gradient builders in the release's library, by the operators that they serve; that of BatchNormalization is left
 #: out, as it changes what the operator computes.
 DIFFERENTIABLE = frozenset(
-    "Abs Add AveragePool BiasGelu Cast Clip Concat Conv ConvTranspose Cos Div Dropout Erf Exp "
-    "Expand FastGelu Flatten Gather GatherElements GatherND Gelu Gemm GlobalAveragePool Identity LayerNormalization "
-    "LeakyRelu Log LogSoftmax MatMul Max MaxPool Min Mul Neg Pad Pow QuickGelu Reciprocal ReduceL2 ReduceLogSumExp "
-    "ReduceMean ReduceSum Relu Reshape Resize ScatterElements ScatterND Sigmoid SimplifiedLayerNormalization Sin "
-    "Slice Softmax SoftmaxCrossEntropyLoss Split Sqrt Squeeze Sub Tanh Tile TopK Transpose Trilu Unsqueeze "
-    "Where".split()
+    [
+        "Abs",
+        "Add",
+        "AveragePool",
+        "BiasGelu",
+        "Cast",
+        "Clip",
+        "Concat",
+        "Conv",
+        "ConvTranspose",
+        "Cos",
+        "Div",
+        "Dropout",
+        "Erf",
+        "Exp",
+        "Expand",
+        "FastGelu",
+        "Flatten",
+        "Gather",
+        "GatherElements",
+        "GatherND",
+        "Gelu",
+        "Gemm",
+        "GlobalAveragePool",
+        "Identity",
+        "LayerNormalization",
+        "LeakyRelu",
+        "Log",
+        "LogSoftmax",
+        "MatMul",
+        "Max",
+        "MaxPool",
+        "Min",
+        "Mul",
+        "Neg",
+        "Pad",
+        "Pow",
+        "QuickGelu",
+        "Reciprocal",
+        "ReduceL2",
+        "ReduceLogSumExp",
+        "ReduceMean",
+        "ReduceSum",
+        "Relu",
+        "Reshape",
+        "Resize",
+        "ScatterElements",
+        "ScatterND",
+        "Sigmoid",
+        "SimplifiedLayerNormalization",
+        "Sin",
+        "Slice",
+        "Softmax",
+        "SoftmaxCrossEntropyLoss",
+        "Split",
+        "Sqrt",
+        "Squeeze",
+        "Sub",
+        "Tanh",
+        "Tile",
+        "TopK",
+        "Transpose",
+        "Trilu",
+        "Unsqueeze",
+        "Where",
+    ]
 )
 #: Operators whose results do not change when their inputs change a little: no gradient goes through them.
 _FLAT = frozenset(
-    "ArgMax ArgMin Ceil ConstantOfShape Equal Floor Greater GreaterOrEqual IsInf IsNaN Less LessOrEqual NonZero Not "
-    "OneHot Range Round Shape Sign Size".split()
+    [
+        "ArgMax",
+        "ArgMin",
+        "Ceil",
+        "ConstantOfShape",
+        "Equal",
+        "Floor",
+        "Greater",
+        "GreaterOrEqual",
+        "IsInf",
+        "IsNaN",
+        "Less",
+        "LessOrEqual",
+        "NonZero",
+        "Not",
+        "OneHot",
+        "Range",
+        "Round",
+        "Shape",
+        "Sign",
+        "Size",
+    ]
 )
 
 

@@ -39,10 +39,9 @@ def ensure(folder: Path) -> Path:
             "last is for 3.12. Run this with an older Python.",
         )
     venv.create(folder, with_pip=True)
-    command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    done = subprocess.run(
-        [*command, *PACKAGES, *_runtime_requirements()], capture_output=True, text=True, check=False
-    )
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    command = [*pip, *PACKAGES, *_runtime_requirements()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own words
     if done.returncode:
         raise ExportError("ort-training", f"pip failed in {folder}: {_last_line(done.stderr)}")
     (folder / _READY).touch()
@@ -56,7 +55,7 @@ def run(python: Path, script: Path, *arguments: Path) -> None:
         ExportError: It failed; the message has its last line.
     """
     code = str(Path(edgepeft.__file__).parents[1])
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: S603 - our own script
         [python, script, *arguments],
         capture_output=True,
         text=True,

@@ -107,7 +107,9 @@ class _Before:
     def __init__(self, node: ir.Node) -> None:
         self._node = node
 
-    def __call__(self, op_type: str, *inputs: ir.Value | None, domain: str = "", **attributes: Any) -> ir.Value:
+    def __call__(
+        self, op_type: str, *inputs: ir.Value | None, domain: str = "", **attributes: Any
+    ) -> ir.Value:
         """A node with one output."""
         return self.outputs(1, op_type, *inputs, domain=domain, **attributes)[0]
 
@@ -145,7 +147,7 @@ def _cast(node: ir.Node) -> None:
 
 
 def _rms_normalization(node: ir.Node) -> None:
-    """x / sqrt(mean(x^2) + epsilon) * weight, over the last axis."""
+    """X / sqrt(mean(x^2) + epsilon) * weight, over the last axis."""
     x, weight = node.inputs[:2]
     if _number(node, "axis", -1) != -1:
         raise _unknown(node, "over another axis than the last")

@@ -14,7 +14,7 @@ from edgepeft.manifest import Manifest, Port
 from edgepeft.tensors import Array
 from edgepeft_export.errors import ExportError
 from edgepeft_export.ort_training import environment
-from edgepeft_export.verify import MAX_ERROR, Report, Row, loss_error, relative_error
+from edgepeft_export.verify import MAX_ERROR, Report, Row, gradient_errors, loss_error
 
 _SEED = 0
 #: As in stage verify: half of LoRA's gradients are zero at its start.
@@ -65,11 +65,8 @@ def _read(path: Path) -> Mapping[str, Array]:
 
 def _rows(batch: Mapping[str, Array], got: Mapping[str, Array], expected: Mapping[str, Array]) -> list[Row]:
     shape = "x".join(str(size) for size in next(iter(batch.values())).shape)
-    errors = {
-        name: relative_error(got[name], value)
-        for name, value in expected.items()
-        if name.startswith(names.gradient(""))
-    }
+    gradients = {name: value for name, value in expected.items() if name.startswith(names.gradient(""))}
+    errors = gradient_errors(got, gradients)
     worst = max(errors, key=lambda name: errors[name])
     loss = loss_error(got[names.LOSS], expected[names.LOSS])
     return [

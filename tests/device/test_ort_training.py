@@ -1,0 +1,118 @@
+"""Engine ort-training: what is its own; that it does what every engine does, the other tests show on it too."""
+
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edgepeft
+from edgepeft import manifest, names, ort_package
+from edgepeft.engines.ort_training import OrtTrainingEngine
+from edgepeft.errors import BundleError, EngineError
+
+BATCH = {"image": np.ones((2, 1, 8, 8), np.float32), "labels": np.array([1, 2])}
+
+needs_package = pytest.mark.skipif(
+    not ort_package.installed().trains,
+    reason="needs onnxruntime-training; make test runs it in its environment",
+)
+
+
+def open_engine(bundle: edgepeft.Bundle) -> OrtTrainingEngine:
+    assert bundle.manifest.ort_training is not None
+    return OrtTrainingEngine(bundle, bundle.manifest.ort_training, 1)
+
+
+@needs_package
+def test_nothing_is_left_on_the_disk(bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package takes files; what was written for it is gone when it has them."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    engine = open_engine(edgepeft.Bundle.open(bundles / "conv-net"))
+    adapter = engine.prepare(edgepeft.Bundle.open(bundles / "conv-net").initial_adapter().tensors)
+    assert np.isfinite(engine.run(names.TRAIN, BATCH, adapter)["loss"])
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs_package
+def test_gradients_are_those_of_the_adapter_that_is_given(bundles: Path) -> None:
+    """The package keeps one adapter and its gradients; a call has neither of the call before."""
+    model = edgepeft.load(bundles / "conv-net")
+    assert isinstance(model.engine, OrtTrainingEngine)
+    rng = np.random.default_rng(0)
+    adapters = [
+        model.engine.prepare(
+            {
+                name: (value + 0.1 * rng.standard_normal(value.shape)).astype(np.float32)
+                for name, value in model.adapter.tensors.items()
+            }
+        )
+        for _ in range(2)
+    ]
+    first = model.engine.run(names.TRAIN, BATCH, adapters[0])
+    second = model.engine.run(names.TRAIN, BATCH, adapters[1])
+    again = model.engine.run(names.TRAIN, BATCH, adapters[0])
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+    assert any(np.abs(first[name] - second[name]).max() > 1e-4 for name in first)
+
+
+@needs_package
+def test_torch_stays_out(bundles: Path) -> None:
+    """Training imports the package's training API without what its own beginning imports."""
+    model = edgepeft.load(bundles / "conv-net")
+    model.engine.run(names.TRAIN, BATCH, model.engine.prepare(model.adapter.tensors))
+    assert "onnxruntime.training.api" in sys.modules
+    assert not {"torch", "onnx"} & sys.modules.keys()
+
+
+@needs_package
+def test_a_batch_that_the_package_refuses(bundles: Path) -> None:
+    """Is told as on the other engine: by graph and reason."""
+    model = edgepeft.load(bundles / "conv-net")
+    batch = BATCH | {"labels": np.array([1, 2, 3])}
+    with pytest.raises(EngineError, match="graph 'train': onnxruntime-training refused the batch"):
+        model.engine.run(names.TRAIN, batch, model.engine.prepare(model.adapter.tensors))
+
+
+def forged(bundles: Path, tmp_path: Path, change: dict[str, object]) -> Path:
+    """A copy of a bundle whose manifest says something else of the engine's files."""
+    shutil.copytree(bundles / "conv-net", tmp_path / "bundle")
+    path = tmp_path / "bundle" / names.MANIFEST
+    content = json.loads(path.read_text())
+    content["ort_training"] |= change
+    path.write_text(json.dumps(content))
+    return tmp_path / "bundle"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"graphs": {"infer": "ort-training/infer.onnx"}}, "ort_training has no graph 'evaluate'"),
+        ({"checkpoint": "../checkpoint"}, r"ort_training is in '../checkpoint', which is not a listed file"),
+        ({"extra": 1}, "unknown field `extra`"),
+    ],
+)
+def test_a_manifest_that_contradicts_itself(
+    bundles: Path, tmp_path: Path, change: dict[str, object], words: str
+) -> None:
+    """Is refused on every engine."""
+    with pytest.raises(BundleError, match=words):
+        edgepeft.Bundle.open(forged(bundles, tmp_path, change))
+
+
+@needs_package
+def test_a_training_model_that_the_package_refuses(bundles: Path, tmp_path: Path) -> None:
+    """The message says how to make it again."""
+    bundle = forged(bundles, tmp_path, {})
+    path = bundle / "ort-training" / "checkpoint"
+    path.write_bytes(b"no checkpoint")
+    content = json.loads((bundle / names.MANIFEST).read_text())
+    entry = manifest.file_entry(path)
+    content["files"]["ort-training/checkpoint"] = {"size": entry.size, "sha256": entry.sha256}
+    (bundle / names.MANIFEST).write_text(json.dumps(content))
+    model = edgepeft.load(bundle)
+    with pytest.raises(EngineError, match=r"refused the training model: .*edgepeft-export ort-training"):
+        model.engine.run(names.TRAIN, BATCH, model.engine.prepare(model.adapter.tensors))
