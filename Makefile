@@ -5,6 +5,7 @@
 #   make sample-embedded         the same reader in JavaScript, with node and npm; BUNDLE=folder of another
 #   make raspberry-pi            what goes to the board: samples/raspberry_pi
 #   make test    passes every test
+#   make test-arm64   the device's tests on emulated processors of a Raspberry Pi 4 and 5
 #   make bench   a training step beside PyTorch's; make bench-generate, generation beside PyTorch's
 #   make check   format, lint, types, sizes
 PYTHON ?= python3.11
@@ -27,7 +28,7 @@ SAMPLES := build/samples
 EMBEDDED := build/embedded_js
 BUNDLE  ?= $(SAMPLES)/digits/bundle
 
-.PHONY: raspberry-pi demo sample-digits sample-text-categories sample-embedded test check format clean bench bench-generate
+.PHONY: raspberry-pi demo sample-digits sample-text-categories sample-embedded test test-arm64 check format clean bench bench-generate
 
 demo: $(DEVICE)/.ready $(EXPORT)/.ready
 	@$(EXPORT)/bin/python tools/demo.py export $(SMOLLM2)
@@ -56,6 +57,13 @@ test: $(DEVICE)/.ready $(ORT)/.ready $(EXPORT)/.ready
 	@$(ORT)/bin/python -m pytest -q tests/device tests/attacks
 	@echo "== all tests on the workstation's environment"
 	@$(EXPORT)/bin/python -m pytest -q tests
+
+test-arm64: $(DEVICE)/.ready $(BUNDLES)/reference
+	@$(DEVICE)/bin/python tools/arm64/suite.py $(BUNDLES)
+
+$(BUNDLES)/reference: | $(EXPORT)/.ready
+	@echo "== exporting small models for the tests, for both engines"
+	@$(EXPORT)/bin/python tools/make_test_bundles.py $(BUNDLES) $(ORT_ARTIFACTS)
 
 check: $(EXPORT)/.ready
 	@$(EXPORT)/bin/ruff format --check .

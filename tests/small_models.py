@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import torch
 from peft import LoraConfig
+from reference_values import FOLDER
 from torch import Tensor, nn
 
 import edgepeft_export
@@ -223,7 +224,10 @@ RECIPES: dict[str, Callable[[], Mapping[str, Any]]] = {
 
 
 def export_all(folder: Path) -> None:
-    """Exports every recipe into a folder of its own; what was there is replaced."""
+    """Exports every recipe into a folder of its own, and PyTorch's values beside; what was there is replaced."""
+    from pytorch_models import write_values  # it needs this module
+
     for name, recipe in RECIPES.items():
         shutil.rmtree(folder / name, ignore_errors=True)
         edgepeft_export.export(**recipe(), output=folder / name, check=False)
+    write_values(folder / FOLDER)

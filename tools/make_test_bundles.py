@@ -1,4 +1,4 @@
-"""Exports the small models that the tests of the device run on, with what engine ort-training takes.
+"""Exports the small models that the tests of the device run on, with what engine ort-training takes and PyTorch's values.
 
 The bundles of tests/data/handmade are copied into FOLDER/handmade, and get the same.
 

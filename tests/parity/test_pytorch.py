@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from pytorch_models import BATCHES, SETTINGS, PyTorchModel
+from reference_values import MAX_DRIFT, MAX_ERROR
 from remote_engine import PYTHON, RemoteEngine
-from small_models import RECIPES, image_batch, text_batch, without_types
+from small_models import text_batch
 from torch import Tensor
 
 import edgepeft
@@ -18,71 +20,18 @@ from edgepeft.bundle import Bundle
 from edgepeft.data import collate, rows_of_step
 from edgepeft.engines.base import Engine, StepResult, StepSettings, TrainState
 from edgepeft.engines.stock import StockEngine
-from edgepeft_export.attach import attach
-from edgepeft_export.losses import as_loss
-from edgepeft_export.trace import StepModule
 from edgepeft_export.verify import relative_error
 
-MAX_ERROR = 1e-5
-MAX_DRIFT = 1e-4
 STEPS = 50
 
 
-def padded(batch: dict[str, Tensor], count: int) -> dict[str, Tensor]:
-    """Marks the last tokens of the first row as padding."""
-    batch["attention_mask"][0, -count:] = 0
-    if batch["labels"].dim() == 2:
-        batch["labels"][0, -count:] = -100
-    return batch
-
-
-#: "wide" is left out: thirteen million trained numbers, whose steps of AdamW let float32's rounding grow.
-BATCHES = {
-    "tiny-llama": [
-        text_batch(1, 7, seed=1),
-        padded(text_batch(5, 33, seed=2), 9),
-        padded(text_batch(3, 20, seed=3), 2),
-    ],
-    "tiny-bert": [
-        text_batch(1, 9, classes=3, seed=1),
-        padded(text_batch(5, 31, classes=3, seed=2), 7),
-        padded(text_batch(3, 20, classes=3, seed=3), 4),
-    ],
-    "embedder": [
-        without_types(text_batch(1, 9, classes=3, seed=1)),
-        padded(without_types(text_batch(5, 31, classes=3, seed=2)), 7),
-        padded(without_types(text_batch(3, 20, classes=3, seed=3)), 4),
-    ],
-    "conv-net": [image_batch(1, seed=1), image_batch(7, seed=2), image_batch(3, seed=3)],
-}
-
-
-class Pair:
-    """A small model in PyTorch and as a bundle, with the same adapter, moved off its start."""
+class Pair(PyTorchModel):
+    """A small model in PyTorch and as a bundle, with the same adapter."""
 
     def __init__(self, folder: Path, engine: Engine) -> None:
-        recipe = RECIPES[folder.name]()
-        self.attached = attach(recipe["model"], recipe["adapter"], 0)
-        self.attached.model.eval()
-        self.step = StepModule(self.attached.model, as_loss(recipe["loss"]), ("labels",))
+        super().__init__(folder.name)
         self.bundle = Bundle.open(folder)
         self.engine = engine
-        named = dict(self.attached.model.named_parameters())
-        self.parameters = {name: named[parameter] for parameter, name in self.attached.names.items()}
-        torch.manual_seed(5)
-        with torch.no_grad():
-            for parameter in self.parameters.values():
-                parameter.add_(0.05 * torch.randn(parameter.shape))
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        return {name: value.detach().numpy().copy() for name, value in self.parameters.items()}
-
-    def backward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        for parameter in self.parameters.values():
-            parameter.grad = None
-        outputs = self.step(dict(batch))
-        outputs["loss"].backward()
-        return {name: value.detach() for name, value in outputs.items()}
 
 
 def open_engine(kind: str, folder: Path) -> Engine:
@@ -169,20 +118,13 @@ def test_outputs_and_evaluation(pair: Pair) -> None:
 
 def test_fifty_adamw_steps(pair: Pair) -> None:
     """The loss stays within 1e-4 of torch.optim.AdamW's at every one of 50 steps on the same batches."""
-    settings = StepSettings(1e-3, weight_decay=0.01, max_grad_norm=1.0)
     start = pair.arrays()
     stepper = pair.engine.stepper(TrainState.fresh("adamw", start))
-    parameters = list(pair.parameters.values())
-    optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.01)
     batches = BATCHES[pair.bundle.path.name]
-    for index in range(STEPS):
-        batch = batches[index % len(batches)]
-        loss = float(pair.backward(batch)["loss"])
-        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        result = stepper.step([data(batch)], settings)
+    for index, (loss, norm) in enumerate(pair.adamw(batches, STEPS, SETTINGS)):
+        result = stepper.step([data(batches[index % len(batches)])], StepSettings(**SETTINGS))
         assert abs(result.loss - loss) <= MAX_DRIFT, f"step {index + 1}"
-        assert result.gradient_norm == pytest.approx(float(norm), rel=1e-3)
+        assert result.gradient_norm == pytest.approx(norm, rel=1e-3)
     moved = stepper.state().adapter
     assert max(np.abs(moved[name] - start[name]).max() for name in start) > 0.01
 
