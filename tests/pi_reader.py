@@ -13,6 +13,8 @@ from pathlib import Path
 from samples.raspberry_pi import sensor
 from samples.raspberry_pi.folders import Watched, by_class
 
+#: Python for aarch64, with what was installed there; `make test-arm64` sets it.
+ARM64_PYTHON = "EDGEPEFT_ARM64_PYTHON"
 #: Corrections that start a training.
 ENOUGH = 16
 
@@ -21,7 +23,11 @@ ENOUGH = 16
 def reader(python: str, board: Path, folder: Path, *options: object) -> Iterator["subprocess.Popen[str]"]:
     """The program, from the folder that goes to a board; it must end in order when it is told to."""
     command = [python, "-u", "-m", "samples.raspberry_pi.watch", board / "bundle", folder, *map(str, options)]
-    run = subprocess.Popen(command, cwd=board, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    dropped = "PYTHONPATH" if python == os.environ.get(ARM64_PYTHON) else ""
+    environment = {name: value for name, value in os.environ.items() if name != dropped}
+    run = subprocess.Popen(
+        command, cwd=board, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     try:
         yield run
         assert run.poll() is None

@@ -3,7 +3,7 @@
 The environment is made first, see environment.py; the small bundles must be there, see tools/make_test_bundles.py.
 How long anything takes there says nothing about a board.
 
-Usage: python tools/arm64/suite.py BUNDLES
+Usage: python tools/arm64/suite.py BUNDLES BOARD
 """
 
 import argparse
@@ -48,8 +48,9 @@ TESTS = (
     "tests/attacks/test_bundles.py",
     "tests/device/test_tensors.py::test_what_is_written_is_read_bit_for_bit",
 )
-#: Runs on this machine, and starts the other Python for its part.
+#: Run on this machine, and start the other Python for its part.
 ACROSS = "tests/arm64/test_across.py"
+SAMPLE = "tests/arm64/test_raspberry_pi.py"
 
 
 def run(python: Path, tests: tuple[str, ...], variables: dict[str, str]) -> bool:
@@ -66,6 +67,7 @@ def main() -> int:
         description=__doc__.partition("\n\nUsage")[0], formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("bundles", type=Path, help="folder of the small bundles")
+    parser.add_argument("board", type=Path, help="what samples/raspberry_pi/workstation.py wrote")
     options = parser.parse_args()
     made = environment.Environment(environment.FOLDER)
     made.make()
@@ -74,13 +76,14 @@ def main() -> int:
         variables = {
             "EDGEPEFT_ARM64_PYTHON": str(made.python),
             "EDGEPEFT_TEST_BUNDLES": str(options.bundles.absolute()),
+            "EDGEPEFT_BOARD": str(options.board.absolute()),
             "QEMU_CPU": cpu,
         }
         began = time.monotonic()
         print(f"== tests on an emulated {cpu} ({board})", flush=True)
         passed &= run(made.python, TESTS, variables | environment.INSTALLED)
-        print(f"== {cpu} and this machine: the same values, and each other's checkpoints", flush=True)
-        passed &= run(Path(sys.executable), (ACROSS,), variables)
+        print(f"== {cpu} and this machine: values, each other's checkpoints; the sample's reader", flush=True)
+        passed &= run(Path(sys.executable), (ACROSS, SAMPLE), variables)
         print(f"== {cpu}: {time.monotonic() - began:.0f} s", flush=True)
     return 0 if passed else 1
 
