@@ -161,7 +161,7 @@ def test_a_container_is_used_where_one_runs(
 
 
 def test_without_docker_there_is_no_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is started."""
+    """That Docker's program is not there is no error."""
     monkeypatch.setenv("PATH", str(tmp_path))
     assert not launcher.container_works(tmp_path, ROOT)
 

@@ -36,7 +36,6 @@ TESTS = (
     "tests/device/test_checkpoint.py",
     f"{_CUT}[adamw-7]",
     f"{_CUT}[sgd-13]",
-    f"{_CUT}[best-4]",
     "tests/device/test_resuming.py::test_a_callback_stops_the_run",
     "tests/device/test_resuming.py::test_a_full_disk_keeps_the_checkpoint_before",
     "tests/device/test_resuming.py::test_a_run_resumes_only_as_itself",
