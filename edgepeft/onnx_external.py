@@ -34,16 +34,22 @@ def check_self_contained(model: bytes, where: str) -> None:
     Raises:
         BundleError: One does, or the file is malformed.
     """
-    waiting = [("model", memoryview(model), 0)]
-    while waiting:
-        kind, message, depth = waiting.pop()
-        if depth > _MAX_DEPTH:
+    whole = memoryview(model)
+    open_messages = [("model", whole, fields(whole, where))]  # those around the field that is looked at
+    while open_messages:
+        kind, message, rest = open_messages[-1]
+        field = next(rest, None)
+        if field is None:
+            open_messages.pop()
+            continue
+        if kind == "tensor" and field.number in _EXTERNAL:
+            raise BundleError(
+                f"{where}: a tensor of it lies in another file, expected none. Do not use this bundle."
+            )
+        inner = _MESSAGES[kind].get(field.number)
+        if inner is None:
+            continue
+        if len(open_messages) > _MAX_DEPTH:
             raise BundleError(f"{where}: its graphs are nested too deeply. Do not use this bundle.")
-        for field in fields(message, where):
-            if kind == "tensor" and field.number in _EXTERNAL:
-                raise BundleError(
-                    f"{where}: a tensor of it lies in another file, expected none. Do not use this bundle."
-                )
-            inner = _MESSAGES[kind].get(field.number)
-            if inner is not None:
-                waiting.append((inner, message[field.value : field.end], depth + 1))
+        content = message[field.value : field.end]
+        open_messages.append((inner, content, fields(content, where)))

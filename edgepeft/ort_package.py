@@ -4,6 +4,7 @@
 """
 
 import importlib.util
+import re
 import sys
 from dataclasses import dataclass
 from importlib import metadata
@@ -13,7 +14,14 @@ from types import ModuleType
 from edgepeft.errors import EngineError
 
 #: Distributions that install the module, by whether training is in them.
-_DISTRIBUTIONS = {"onnxruntime": False, "onnxruntime-training-cpu": True, "onnxruntime-training": True}
+_DISTRIBUTIONS = {
+    "onnxruntime": False,
+    "onnxruntime-gpu": False,
+    "onnxruntime-training-cpu": True,
+    "onnxruntime-training": True,
+}
+#: The oldest version that works, by whether training is in it; of that with training it is the last as well.
+_OLDEST = {False: (1, 31), True: (1, 19)}
 _TRAINING = "onnxruntime.training"
 
 
@@ -36,7 +44,7 @@ def installed() -> Package:
     """The ONNX Runtime that is installed.
 
     Raises:
-        EngineError: None is, or two that overwrite each other.
+        EngineError: None is, or two that overwrite each other, or one that is too old.
     """
     found = []
     for name, trains in _DISTRIBUTIONS.items():
@@ -51,7 +59,14 @@ def installed() -> Package:
         raise EngineError(
             "no ONNX Runtime is installed. Install edgepeft[onnxruntime] or edgepeft[ort-training]."
         )
-    return found[0]
+    (package,) = found
+    oldest = _OLDEST[package.trains]
+    if tuple(int(part) for part in re.findall(r"\d+", package.version)[:2]) < oldest:
+        raise EngineError(
+            f"{package.name} {package.version} is installed, expected {'.'.join(map(str, oldest))} or later. "
+            f"Update it: pip install --upgrade {package.name}."
+        )
+    return package
 
 
 def keep_torch_out() -> None:

@@ -30,6 +30,7 @@ class OrtTrainingEngine(SessionEngine):
     """
 
     name = "ort-training"
+    remedy = "Add it again on the workstation: edgepeft-export ort-training."
 
     def __init__(self, bundle: Bundle, info: OrtTrainingInfo, threads: int | None) -> None:
         super().__init__(bundle, threads)
@@ -66,20 +67,27 @@ class OrtTrainingEngine(SessionEngine):
         return super().call(graph, {**feeds, **{name: self._weights[name] for name in weights}})
 
     def _open(self, graph: str) -> ort.InferenceSession:
-        file = self._info.graphs.get(graph)
-        content = self._bundle.graph(graph) if file is None else self._checked(file)
-        return self._session_of(graph, content, self._session_options())
+        file = self._info.graphs.get(graph, self._bundle.manifest.graph(graph).file)
+        return self._session_of(graph, self._checked(file), self._session_options())
 
     def _open_training(self) -> "_Training":
         model, checkpoint = self._info.graphs[names.TRAIN], self._info.checkpoint
         files = {model: self._checked(model), checkpoint: self._bundle.asset(checkpoint)}
         try:
-            return _Training(files, self._info, self._session_options(), self._weights)
+            training = _Training(files, self._info, self._session_options(), self._weights)
+        except OSError as error:
+            raise EngineError(
+                f"onnxruntime-training takes files, and there is no place for them: {error}. Set TMPDIR to a folder "
+                "that can be written."
+            ) from error
         except Exception as error:  # onnxruntime's errors have no common base
             raise EngineError(
                 f"{self._bundle.path}: onnxruntime-training {ort.__version__} refused the training model: "
                 f"{reason(error)} Make it again: edgepeft-export ort-training."
             ) from error
+        ports = {port.name for port in self._bundle.manifest.data_inputs(names.TRAIN)}
+        training.check(self._bundle.manifest.adapter_shapes, ports, str(self._bundle.path))
+        return training
 
     def _checked(self, file: str) -> bytes:
         content = self._bundle.asset(file)
@@ -113,6 +121,22 @@ class _Training:
         self._module.copy_buffer_to_parameters(buffer, trainable_only=False)
         self._order: list[str] = self._module.input_names()
         self._weights = weights
+
+    def check(self, adapter: Mapping[str, tuple[int, ...]], data: set[str], where: str) -> None:
+        """Sees to it that the model trains the bundle's adapter, from the bundle's data and weights.
+
+        Raises:
+            EngineError: It does not.
+        """
+        shapes = {name: tuple(value.data.shape) for name, value in self._state.parameters}
+        known = data | self._weights.keys()
+        strange = next((name for name in self._order if name not in known), None)
+        if shapes != dict(adapter) or strange is not None:
+            raise EngineError(
+                f"{where}: the training model is not the bundle's: expected its adapter, data and weights, got "
+                f"{len(shapes)} trained tensors{f' and the input {strange!r}' if strange else ''}. Make it again: "
+                "edgepeft-export ort-training."
+            )
 
     def gradients(self, feeds: Values, adapter: Values) -> dict[str, ort.OrtValue]:
         """The outputs of the bundle's graph "train"."""

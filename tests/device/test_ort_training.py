@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,49 @@ def test_gradients_are_those_of_the_adapter_that_is_given(bundles: Path) -> None
 
 
 @needs_package
+def test_two_threads_train_and_two_predict(bundles: Path) -> None:
+    """Each gets the answers of its own adapter, though the package holds one adapter and its gradients."""
+    model = edgepeft.load(bundles / "conv-net")
+    rng = np.random.default_rng(0)
+    adapters = [
+        model.engine.prepare(
+            {
+                name: (value + 0.1 * rng.standard_normal(value.shape)).astype(np.float32)
+                for name, value in model.adapter.tensors.items()
+            }
+        )
+        for _ in range(4)
+    ]
+    pairs = list(zip([names.TRAIN, names.TRAIN, names.INFER, names.INFER], adapters, strict=True))
+    expected = [model.engine.run(graph, BATCH, adapter) for graph, adapter in pairs]
+    wrong: list[str] = []
+
+    def body(index: int) -> None:
+        graph, adapter = pairs[index]
+        for _ in range(60):
+            got = model.engine.run(graph, BATCH, adapter)
+            wrong.extend(
+                name for name, value in expected[index].items() if not np.array_equal(got[name], value)
+            )
+
+    threads = [threading.Thread(target=body, args=(index,)) for index in range(len(pairs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@needs_package
+def test_no_place_for_files(bundles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system that can only be read says what to set."""
+    monkeypatch.setattr(tempfile, "tempdir", "/proc/no-such-place")
+    model = edgepeft.load(bundles / "conv-net")
+    with pytest.raises(EngineError, match=r"there is no place for them: .* Set TMPDIR"):
+        model.engine.run(names.TRAIN, BATCH, model.engine.prepare(model.adapter.tensors))
+
+
+@needs_package
 def test_torch_stays_out(bundles: Path) -> None:
     """Training imports the package's training API without what its own beginning imports."""
     model = edgepeft.load(bundles / "conv-net")
@@ -101,6 +145,21 @@ def test_a_manifest_that_contradicts_itself(
     """Is refused on every engine."""
     with pytest.raises(BundleError, match=words):
         edgepeft.Bundle.open(forged(bundles, tmp_path, change))
+
+
+@needs_package
+def test_the_training_model_of_another_bundle(bundles: Path, tmp_path: Path) -> None:
+    """Its adapter and inputs are others; that is said before a step is made."""
+    bundle = forged(bundles, tmp_path, {})
+    content = json.loads((bundle / names.MANIFEST).read_text())
+    for name in ("train.onnx", "checkpoint"):
+        shutil.copy(bundles / "embedder" / "ort-training" / name, bundle / "ort-training" / name)
+        entry = manifest.file_entry(bundle / "ort-training" / name)
+        content["files"][f"ort-training/{name}"] = {"size": entry.size, "sha256": entry.sha256}
+    (bundle / names.MANIFEST).write_text(json.dumps(content))
+    model = edgepeft.load(bundle)
+    with pytest.raises(EngineError, match="the training model is not the bundle's"):
+        model.engine.run(names.TRAIN, BATCH, model.engine.prepare(model.adapter.tensors))
 
 
 @needs_package

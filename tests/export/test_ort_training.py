@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +161,65 @@ def test_pip_that_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
             environment.ensure(tmp_path / "environment")
 
 
+def test_a_folder_of_something_else(tmp_path: Path) -> None:
+    """No environment of somebody else is changed by pip."""
+    (tmp_path / "pyvenv.cfg").write_text("home = elsewhere")
+    with pytest.raises(ExportError, match=r"is something else, which pip would change\. Give a folder"):
+        environment.ensure(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["pyvenv.cfg"]
+
+
+def test_a_place_that_can_have_no_environment(tmp_path: Path) -> None:
+    """One line, with the reason."""
+    (tmp_path / "file").touch()
+    with pytest.raises(ExportError, match=r"no environment can be made there: .*Not a directory"):
+        environment.ensure(tmp_path / "file" / "environment")
+
+
+def test_an_environment_of_another_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What it lacks is installed; a second time there is nothing to do."""
+    commands: list[list[str]] = []
+
+    def installs(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    def make(folder: Path, **_: object) -> None:
+        (folder / "bin").mkdir(exist_ok=True)
+        (folder / "bin" / "python").touch()
+
+    monkeypatch.setattr(environment.venv, "create", make)
+    monkeypatch.setattr(environment.subprocess, "run", installs)
+    for _ in range(2):
+        assert environment.ensure(tmp_path) == tmp_path / "bin" / "python"
+    assert len(commands) == 1
+    assert "onnxruntime-training-cpu==1.19.2" in commands[0]
+    assert not any(word.startswith("onnxruntime>") for word in commands[0])
+    monkeypatch.setattr(environment, "PACKAGES", (*environment.PACKAGES, "further"))
+    environment.ensure(tmp_path)
+    assert "further" in commands[1]
+
+
+def test_a_script_sees_the_runtime_and_nothing_else(tmp_path: Path) -> None:
+    """The workstation's own packages, an onnxruntime among them, are out of reach."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, sys, pathlib\n"
+        "(reach,) = os.environ['PYTHONPATH'].split(os.pathsep)\n"
+        "pathlib.Path(sys.argv[1]).write_text(repr(sorted(os.listdir(reach))))\n"
+    )
+    environment.run(Path(sys.executable), script, tmp_path / "told")
+    assert (tmp_path / "told").read_text() == "['edgepeft']"
+
+
+def test_a_script_that_was_killed(tmp_path: Path) -> None:
+    """By the system, where memory is short: the signal is told."""
+    script = tmp_path / "script.py"
+    script.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    with pytest.raises(ExportError, match="ended by signal 9"):
+        environment.run(Path(sys.executable), script)
+
+
 def test_where_the_environment_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """In the user's cache, by the release."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -191,7 +251,13 @@ def test_the_engine_is_added_in_place(bare: Path) -> None:
     done = CliRunner().invoke(main, [*command, "--json"])
     assert done.exit_code == 0, done.output
     rows = json.loads(done.stdout)
-    assert [row["what"].split(",")[0] for row in rows] == ["loss", "6 gradients"] * 2
+    assert {row["what"].split(",")[0] for row in rows} == {
+        "train: 6 gradients",
+        "train: loss",
+        "evaluate: loss",
+        "evaluate: logits",
+        "infer: logits",
+    }
     assert all(row["error"] <= row["limit"] == 1e-4 for row in rows)
     added = edgepeft.Bundle.open(bare)
     assert added.manifest.base_id == before.base_id
@@ -204,6 +270,18 @@ def test_the_engine_is_added_in_place(bare: Path) -> None:
     assert "6 gradients" in text.stdout
     assert "compare (4/4)" in text.stderr
     assert edgepeft.Bundle.open(bare).manifest.files.keys() == added.manifest.files.keys()
+
+
+@needs_environment
+def test_a_bundle_behind_a_link(bare: Path, tmp_path: Path) -> None:
+    """The bundle itself is changed, with the rights that it had; the link stays one."""
+    bare.chmod(0o700)
+    link = tmp_path / "link"
+    link.symlink_to(bare)
+    add_ort_training(link, os.environ[ENVIRONMENT])
+    assert link.is_symlink()
+    assert edgepeft.Bundle.open(bare).manifest.ort_training is not None
+    assert bare.stat().st_mode & 0o777 == 0o700
 
 
 @needs_environment

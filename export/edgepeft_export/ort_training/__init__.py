@@ -51,7 +51,9 @@ def add_ort_training(
             differ; the bundle is as it was.
         StorageError: The disk refused; likewise.
     """
-    opened = Bundle.open(bundle)
+    path = Path(bundle).resolve()
+    opened = Bundle.open(path)
+    store.check_writable(path)
     progress("older graphs")
     adapter = opened.initial_adapter().tensors
     training = older.training_form(opened.graph(names.EVALUATE), adapter)
@@ -68,20 +70,21 @@ def add_ort_training(
     progress("artifacts")
     made = _artifacts(older.serialized(training), opened.manifest.adapter_names, python)
     files = {_file(graph): content for graph, content in graphs.items()} | made
-    kept = {path: info for path, info in opened.manifest.files.items() if not path.startswith(f"{_FOLDER}/")}
+    kept = {name: info for name, info in opened.manifest.files.items() if not name.startswith(f"{_FOLDER}/")}
     info = OrtTrainingInfo(
         graphs={graph: _file(graph) for graph in (*graphs, names.TRAIN)}, checkpoint=_CHECKPOINT
     )
     manifest = msgspec.structs.replace(
         opened.manifest,
         ort_training=info,
-        files=kept | {path: schema.file_entry(content) for path, content in files.items()},
+        files=kept | {name: schema.file_entry(content) for name, content in files.items()},
     )
-    with store.new_folder(opened.path, replaceable=lambda _: True) as folder:
-        for path in kept:
-            _link(opened.path / path, folder / path)
-        for path, content in files.items():
-            store.write_file(folder / path, content)
+    with store.new_folder(path, replaceable=lambda _: True) as folder:
+        folder.chmod(path.stat().st_mode)
+        for name in kept:
+            _link(path / name, folder / name)
+        for name, content in files.items():
+            store.write_file(folder / name, content)
         store.write_file(folder / names.MANIFEST, schema.encode(manifest))
         progress("compare")
         return compare(Bundle.open(folder), folder, python)

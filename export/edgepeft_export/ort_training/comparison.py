@@ -1,4 +1,4 @@
-"""Compares the two engines on a bundle: loss and every gradient of some batches."""
+"""Compares the two engines on a bundle: loss, every gradient, outputs, and scores with a key-value cache."""
 
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from edgepeft.manifest import Manifest, Port
 from edgepeft.tensors import Array
 from edgepeft_export.errors import ExportError
 from edgepeft_export.ort_training import environment
-from edgepeft_export.verify import MAX_ERROR, Report, Row, gradient_errors, loss_error
+from edgepeft_export.verify import MAX_ERROR, Report, Row, gradient_errors, loss_error, relative_error
 
 _SEED = 0
 #: As in stage verify: half of LoRA's gradients are zero at its start.
@@ -42,16 +42,21 @@ def compare(bundle: Bundle, folder: Path, python: Path) -> Report:
         for name, value in bundle.initial_adapter().tensors.items()
     }
     batches = list(_batches(bundle.manifest, rng))
-    stock = StockEngine(bundle, None)
-    expected = [stock.run(names.TRAIN, batch, stock.prepare(adapter)) for batch in batches]
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         (work / "adapter.safetensors").write_bytes(tensors.serialize(adapter, {}))
         for index, batch in enumerate(batches):
             (work / f"batch-{index}.safetensors").write_bytes(tensors.serialize(batch, {}))
-        environment.run(python, Path(__file__).with_name("gradients.py"), folder, work)
-        got = [_read(work / f"outputs-{index}.safetensors") for index in range(len(batches))]
-    rows = [row for pair in zip(batches, got, expected, strict=True) for row in _rows(*pair)]
+        environment.run(python, Path(__file__).with_name("outputs.py"), folder, work)
+        got = {path.stem: _read(path) for path in work.glob("outputs-*.safetensors")}
+    engine = StockEngine(bundle, None)
+    rows: list[Row] = []
+    for index, batch in enumerate(batches):
+        for graph in (names.TRAIN, names.EVALUATE, names.INFER):
+            expected = engine.run(graph, batch, engine.prepare(adapter))
+            rows += _rows(graph, batch, got[f"outputs-{index}-{graph}"], expected)
+    if names.DECODE in bundle.manifest.graphs:
+        rows.append(_decoding(engine, adapter, batches[0]["input_ids"][-1], got["outputs-decode"]))
     report = Report(tuple(rows))
     if not report.passed:
         raise ExportError("ort-training", f"differs from the stock engine:\n{report.table()}")
@@ -63,16 +68,33 @@ def _read(path: Path) -> Mapping[str, Array]:
     return arrays
 
 
-def _rows(batch: Mapping[str, Array], got: Mapping[str, Array], expected: Mapping[str, Array]) -> list[Row]:
+def _rows(
+    graph: str, batch: Mapping[str, Array], got: Mapping[str, Array], expected: Mapping[str, Array]
+) -> Iterator[Row]:
+    """The loss, the worst gradient, and each output of a graph."""
     shape = "x".join(str(size) for size in next(iter(batch.values())).shape)
     gradients = {name: value for name, value in expected.items() if name.startswith(names.gradient(""))}
-    errors = gradient_errors(got, gradients)
-    worst = max(errors, key=lambda name: errors[name])
-    loss = loss_error(got[names.LOSS], expected[names.LOSS])
-    return [
-        Row(f"loss, batch {shape}, against stock", loss, MAX_ERROR),
-        Row(f"{len(errors)} gradients, batch {shape}, worst {worst}", errors[worst], MAX_ERROR),
-    ]
+    if gradients:
+        errors = gradient_errors(got, gradients)
+        worst = max(errors, key=lambda name: errors[name])
+        yield Row(f"{graph}: {len(errors)} gradients, batch {shape}, worst {worst}", errors[worst], MAX_ERROR)
+    for name in expected.keys() - gradients.keys() - {names.WEIGHT}:
+        pair = _without_padding(got[name], batch), _without_padding(expected[name], batch)
+        error = loss_error(*pair) if name == names.LOSS else relative_error(*pair)
+        yield Row(f"{graph}: {name}, batch {shape}", error, MAX_ERROR)
+
+
+def _without_padding(values: Array, batch: Mapping[str, Array]) -> Array:
+    """What stands at padded places is nobody's."""
+    mask = batch.get("attention_mask")
+    return values[mask.astype(bool)] if mask is not None and values.shape[:2] == mask.shape else values
+
+
+def _decoding(engine: StockEngine, adapter: Mapping[str, Array], ids: Array, got: Mapping[str, Array]) -> Row:
+    decoder = engine.decoder(engine.prepare(adapter))
+    half = len(ids) // 2
+    expected = np.stack([decoder.next(ids[:half]), decoder.next(ids[half:])])
+    return Row("decode: scores with a cache", relative_error(got[names.LOGITS], expected), MAX_ERROR)
 
 
 def _batches(manifest: Manifest, rng: np.random.Generator) -> Iterator[dict[str, Array]]:
@@ -85,14 +107,15 @@ def _batches(manifest: Manifest, rng: np.random.Generator) -> Iterator[dict[str,
         if "attention_mask" in batch:
             batch["attention_mask"][:] = 1
             batch["attention_mask"][0, -2:] = 0
-            if batch[names.LABELS].ndim == 2:
+            if names.LABELS in batch and batch[names.LABELS].ndim == 2:
                 batch[names.LABELS][0, -2:] = IGNORED
         yield batch
 
 
 def _values(port: Port, manifest: Manifest, rows: int, length: int, rng: np.random.Generator) -> Array:
-    symbols = iter((rows, length))
-    shape = [size if isinstance(size, int) else next(symbols, length) for size in port.shape]
+    shape = [
+        size if isinstance(size, int) else (length if axis else rows) for axis, size in enumerate(port.shape)
+    ]
     if port.dtype.startswith("float"):
         return rng.standard_normal(shape).astype(port.dtype)
     below = {"input_ids": _tokens(manifest), names.LABELS: manifest.classes or _tokens(manifest)}

@@ -28,6 +28,7 @@ def infer_form(content: bytes) -> bytes:
         ExportError: An operator has no older form.
     """
     model = _read(content)
+    common.RemoveUnusedNodesPass()(model)
     _lower(model)
     return serialized(model)
 
@@ -128,7 +129,10 @@ class _Before:
 
 
 def _replace(node: ir.Node, output: ir.Value) -> None:
-    (old,) = [value for value in node.outputs if value.uses() or value.is_graph_output()]
+    used = [value for value in node.outputs if value.uses() or value.is_graph_output()]
+    if len(used) != 1:
+        raise _unknown(node, "with several outputs")
+    (old,) = used
     output.type, output.shape = old.type, old.shape
     if old.is_graph_output():
         output.name, old.name = old.name, None
@@ -160,7 +164,8 @@ def _rms_normalization(node: ir.Node) -> None:
 def _rotary_embedding(node: ir.Node) -> None:
     """Turns the halves of x, [batch, heads, length, width], by tables [batch, length, width / 2]."""
     x, cos, sin, *positions = node.inputs
-    if any(positions) or _number(node, "interleaved", 0) or _number(node, "rotary_embedding_dim", 0):
+    given = [_number(node, name, 0) for name in ("interleaved", "rotary_embedding_dim", "num_heads")]
+    if any(positions) or any(given):
         raise _unknown(node, "with positions, interleaved or of a part")
     put = _Before(node)
     axis = put.constant(np.array([1], np.int64))
