@@ -105,7 +105,7 @@ def _read_manifest(reader: FolderReader) -> Manifest:
 
 
 def _check_is_bundle(reader: FolderReader) -> None:
-    """The usual mistakes; what is missing in a bundle is told by who reads it."""
+    """What is in a folder without a manifest, by the usual mistakes."""
     if reader.has(names.MANIFEST):
         return
     if reader.has(names.ADAPTER_CONFIG):
@@ -116,6 +116,9 @@ def _check_is_bundle(reader: FolderReader) -> None:
         raise BundleError(
             f"{reader.path}: is a model of Hugging Face, not a bundle. Export it first: edgepeft-export hf."
         )
+    raise BundleError(
+        f"{reader.path}: is no bundle: it has no {names.MANIFEST}. Give the folder that edgepeft-export wrote."
+    )
 
 
 def _check_listing(reader: FolderReader, manifest: Manifest) -> None:

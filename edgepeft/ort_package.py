@@ -44,7 +44,7 @@ def installed() -> Package:
     """The ONNX Runtime that is installed.
 
     Raises:
-        EngineError: None is, or two that overwrite each other, or one that is too old.
+        EngineError: None is, or two that overwrite each other, or one that is too old or not whole.
     """
     found = []
     for name, trains in _DISTRIBUTIONS.items():
@@ -60,6 +60,12 @@ def installed() -> Package:
             "no ONNX Runtime is installed. Install edgepeft[onnxruntime] or edgepeft[ort-training]."
         )
     (package,) = found
+    spec = importlib.util.find_spec("onnxruntime")
+    if spec is None or spec.origin is None:
+        raise EngineError(
+            f"{package.name} is installed, but its files are not there, as after another ONNX Runtime was uninstalled. "
+            f"Install it again: pip install --force-reinstall --no-deps {package.name}=={package.version}."
+        )
     oldest = _OLDEST[package.trains]
     if tuple(int(part) for part in re.findall(r"\d+", package.version)[:2]) < oldest:
         raise EngineError(

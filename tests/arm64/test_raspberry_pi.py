@@ -13,6 +13,7 @@ BOARD = "EDGEPEFT_BOARD"
 @pytest.mark.skipif(BOARD not in os.environ, reason=f"{BOARD} names no folder; make test-arm64 does")
 def test_it_gets_better(tmp_path: Path) -> None:
     """Images are put in, misread ones are moved, it learns in the background, and reads held-out ones better."""
-    before, after = get_better(os.environ[ARM64_PYTHON], Path(os.environ[BOARD]), tmp_path / "reader")
+    python, board = os.environ[ARM64_PYTHON], Path(os.environ[BOARD])
+    before, after = get_better(python, board, tmp_path / "reader", "--epochs=10")
     assert before < 50
     assert after > before + 10

@@ -176,7 +176,7 @@ def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="expected a folder: Not a directory"):
         Bundle.open(tmp_path / "file")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BundleError, match=r"manifest\.json: cannot be opened: No such file"):
+    with pytest.raises(BundleError, match=r"is no bundle: it has no manifest\.json"):
         Bundle.open(tmp_path / "empty")
 
 

@@ -63,6 +63,14 @@ def test_none_two_and_an_old_one_are_refused(
         ort_package.installed()
 
 
+def test_a_package_without_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both were installed, one was uninstalled, and took what they shared with it."""
+    install(monkeypatch, onnxruntime="1.31.1")
+    monkeypatch.setattr(ort_package.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(EngineError, match=r"its files are not there.*--no-deps onnxruntime==1\.31\.1"):
+        ort_package.installed()
+
+
 def test_the_module_is_the_packages() -> None:
     """What pip says is what Python imports."""
     code = "import edgepeft, onnxruntime; print(onnxruntime.__version__)"
