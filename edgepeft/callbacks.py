@@ -16,7 +16,8 @@ class TrainingResult:
     """What a run gave.
 
     Attributes:
-        adapter: The trained adapter: the last, or the best with `load_best_model_at_end`.
+        adapter: The trained adapter: the last, or the best with `load_best_model_at_end`; of a stopped run that measured
+            only what it began with, the last.
         losses: Loss of each step, before its update.
         evaluation_losses: Step and loss of each evaluation; step 0 is before training.
         steps: Updates made, resumed ones included.
@@ -98,7 +99,7 @@ class Callback:
     def on_signal(self) -> None:
         """When a signal asked the run to stop: at once, in another thread, while the running step goes on.
 
-        What it raises ends nothing, and is lost.
+        What it raises ends nothing, and is lost. The run does not wait for one that takes long.
         """
 
     def on_train_end(self, result: TrainingResult) -> None:

@@ -78,7 +78,7 @@ def _option(name: str, text: str, kind: Any = int) -> Callable[[Any], Any]:
     "--load-best-model-at-end",
     is_flag=True,
     default=None,
-    help="Keep the adapter with the lowest held-out loss.",
+    help="Keep the adapter with the lowest held-out loss; of a run stopped before it measured a trained one, the last.",
 )
 @click.option(
     "--log", type=click.Path(dir_okay=False, path_type=Path), help="JSON Lines of every step, appended to."

@@ -378,12 +378,12 @@ def _names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-_TOKEN = "0123456789abcdef"
+_HEX = "0123456789abcdef"
 
 
 def _left_by_a_power_cut(folder: Path, name: str = "run") -> Path:
     """The temporary file of a writer that is dead."""
-    left = folder / f".{name}.{_TOKEN}.edgepeft-tmp"
+    left = folder / f".{name}.{_HEX}.edgepeft-tmp"
     left.write_bytes(b"half")
     return left
 
@@ -412,10 +412,10 @@ def test_what_a_power_cut_left_stays_if_the_write_fails(
     "name",
     [
         ".run.20251127",
-        f".run.{_TOKEN}",
-        f".run.{_TOKEN}0.edgepeft-tmp",
-        f"run.{_TOKEN}.edgepeft-tmp",
-        f".run.x.{_TOKEN}.edgepeft-tmp",
+        f".run.{_HEX}",
+        f".run.{_HEX}0.edgepeft-tmp",
+        f"run.{_HEX}.edgepeft-tmp",
+        f".run.x.{_HEX}.edgepeft-tmp",
     ],
 )
 def test_files_of_other_names_are_left_alone(tmp_path: Path, name: str) -> None:
@@ -428,9 +428,9 @@ def test_files_of_other_names_are_left_alone(tmp_path: Path, name: str) -> None:
 def test_what_is_no_regular_file_is_left_alone(tmp_path: Path) -> None:
     """A link, a pipe and a folder of such a name are nobody's temporary files."""
     (tmp_path / "target").write_bytes(b"mine")
-    (tmp_path / f".run.1{_TOKEN[1:]}.edgepeft-tmp").symlink_to("target")
-    os.mkfifo(tmp_path / f".run.2{_TOKEN[1:]}.edgepeft-tmp")
-    (tmp_path / f".run.3{_TOKEN[1:]}.edgepeft-tmp").mkdir()
+    (tmp_path / f".run.1{_HEX[1:]}.edgepeft-tmp").symlink_to("target")
+    os.mkfifo(tmp_path / f".run.2{_HEX[1:]}.edgepeft-tmp")
+    (tmp_path / f".run.3{_HEX[1:]}.edgepeft-tmp").mkdir()
     before = _names(tmp_path)
     store.write_file(tmp_path / "run", b"new")
     assert _names(tmp_path) == sorted([*before, "run"])

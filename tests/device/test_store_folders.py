@@ -9,14 +9,14 @@ import pytest
 from edgepeft import store
 from edgepeft.errors import StorageError
 
-TOKEN = "0123456789abcdef"
+HEX = "0123456789abcdef"
 
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def left_half(folder: Path, name: str = f".run.{TOKEN}.edgepeft-tmp") -> Path:
+def left_half(folder: Path, name: str = f".run.{HEX}.edgepeft-tmp") -> Path:
     """The temporary folder of a writer that is dead."""
     left = folder / name
     (left / "sub").mkdir(parents=True)
@@ -50,12 +50,12 @@ def test_it_stays_if_the_write_fails(tmp_path: Path) -> None:
     "name",
     [
         ".run.20251127",
-        f".run.{TOKEN}",
-        f".run.{TOKEN[1:]}.edgepeft-tmp",
-        f".run.{TOKEN.upper()}.edgepeft-tmp",
-        f"run.{TOKEN}.edgepeft-tmp",
-        f".walk.{TOKEN}.edgepeft-tmp",
-        f".run.{TOKEN}.edgepeft-old",
+        f".run.{HEX}",
+        f".run.{HEX[1:]}.edgepeft-tmp",
+        f".run.{HEX.upper()}.edgepeft-tmp",
+        f"run.{HEX}.edgepeft-tmp",
+        f".walk.{HEX}.edgepeft-tmp",
+        f".run.{HEX}.edgepeft-old",
     ],
 )
 def test_folders_of_other_names_are_left_alone(tmp_path: Path, name: str) -> None:
@@ -67,8 +67,8 @@ def test_folders_of_other_names_are_left_alone(tmp_path: Path, name: str) -> Non
 
 def test_what_is_no_folder_is_left_alone(tmp_path: Path) -> None:
     """A file, and a link to a folder."""
-    (tmp_path / f".run.1{TOKEN[1:]}.edgepeft-tmp").write_bytes(b"mine")
-    (tmp_path / f".run.2{TOKEN[1:]}.edgepeft-tmp").symlink_to(left_half(tmp_path, "elsewhere"))
+    (tmp_path / f".run.1{HEX[1:]}.edgepeft-tmp").write_bytes(b"mine")
+    (tmp_path / f".run.2{HEX[1:]}.edgepeft-tmp").symlink_to(left_half(tmp_path, "elsewhere"))
     before = names(tmp_path)
     write(tmp_path / "run")
     assert names(tmp_path) == sorted([*before, "run"])

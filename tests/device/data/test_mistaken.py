@@ -66,8 +66,13 @@ def test_what_it_is(chat: edgepeft.Model, tmp_path: Path, name: str, content: by
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("a.json", ROWS), ("rows", ROWS), ("a.txt", f"\n \n{ROWS}"), ("a.csv", 'text\n"one; two"\n'),
-        ("a.csv", '"text"\n"one; two"\n')],
+    [
+        ("a.json", ROWS),
+        ("rows", ROWS),
+        ("a.txt", f"\n \n{ROWS}"),
+        ("a.csv", 'text\n"one; two"\n'),
+        ("a.csv", '"text"\n"one; two"\n'),
+    ],
 )
 def test_what_is_taken(chat: edgepeft.Model, tmp_path: Path, name: str, content: str) -> None:
     """JSON Lines by any name; a column whose fields have semicolons."""
