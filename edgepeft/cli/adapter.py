@@ -111,7 +111,7 @@ def _draw_adapter(facts: dict[str, Any]) -> None:
 
 
 def _listed(value: Any) -> str:
-    return ", ".join(sorted(map(str, value))) if isinstance(value, list) else str(value)
+    return ", ".join(sorted(map(str, value), key=names.natural)) if isinstance(value, list) else str(value)
 
 
 @adapter.command(epilog="\b\nExample:\n  edgepeft adapter diff alice/ bob/")

@@ -22,6 +22,7 @@ from edgepeft.cli.shared import (
     json_option,
     max_length_option,
     print_json,
+    resolved,
     tell_cut,
     threads_option,
 )
@@ -203,14 +204,14 @@ def _name_classes(model: Model, labels: str) -> None:
 
 def _check_apart(output: Path, others: Mapping[str, Path | None]) -> None:
     """What a run writes beside the adapter is not in its folder, which would then not be replaced; nor in one file."""
-    folder = output.resolve()
+    folder = resolved(output)
     for option, path in others.items():
-        if path is not None and folder in (path.resolve(), *path.resolve().parents):
+        if path is not None and folder in (resolved(path), *resolved(path).parents):
             raise ArgumentError(
                 f"{option} {path} is in --output, which holds the adapter alone. Choose another place."
             )
     log, report = others["--log"], others["--report"]
-    if log is not None and report is not None and log.resolve() == report.resolve():
+    if log is not None and report is not None and resolved(log) == resolved(report):
         raise ArgumentError(f"--log and --report are both {log}. Give each a file of its own.")
 
 
