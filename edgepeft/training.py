@@ -34,11 +34,15 @@ class Trainer:
     Args:
         model: The model; its adapter is where training starts.
         arguments: How to train.
+
+    Attributes:
+        began_with: The adapter that the last `fit` started from.
     """
 
     def __init__(self, model: Model, arguments: TrainingArguments) -> None:
         self.model = model
         self.arguments = arguments
+        self.began_with = model.adapter
         self._stop = threading.Event()
 
     def stop(self) -> None:
@@ -98,7 +102,9 @@ class Trainer:
                 stack.enter_context(low_priority(guest.nice))
             path = None if checkpoint_dir is None else Path(checkpoint_dir) / CHECKPOINT
             self._check_needs(eval_data, path, resume=resume)
-            adapter = self.model.adapter  # whatever the model uses meanwhile, this is the one that is trained
+            adapter = self.began_with = (
+                self.model.adapter
+            )  # whatever the model uses meanwhile, this is the one that is trained
             most = self.arguments.max_length
             rows = self.model.open_data(train_data, most, adapter=adapter)
             if self.arguments.group_by_length and not rows.varies:
@@ -269,6 +275,9 @@ class _Loop:
         self._truncated = 0
         self._samples = 0
         self._tokens = 0
+        self._has_tokens = any(
+            port.name == "input_ids" for port in model.bundle.manifest.data_inputs(names.TRAIN)
+        )
 
     def run_to_end(self, started: float) -> TrainingResult:
         """Steps until there is a reason to stop, then saves and measures.
@@ -416,7 +425,7 @@ class _Loop:
             steps=self._step,
             seconds=self._seconds,
             samples_per_second=self._samples / spent,
-            tokens_per_second=self._tokens / spent,
+            tokens_per_second=self._tokens / spent if self._has_tokens else None,
             peak_memory_bytes=memory.peak_bytes(),
             stop_reason=reason,
             truncated_rows=self._truncated if known is None else known,

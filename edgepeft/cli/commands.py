@@ -11,7 +11,7 @@ from rich.console import Console
 
 from edgepeft import names, schedules, store
 from edgepeft.arguments import TrainingArguments
-from edgepeft.callbacks import Callback, TrainingResult
+from edgepeft.callbacks import Callback, TrainingResult, held_out_text
 from edgepeft.cli.output import AdapterOutput
 from edgepeft.cli.shared import (
     DATA,
@@ -178,7 +178,7 @@ def train(
         guest=guest,
     )
     if as_json:
-        summary = _summary(result, saved.written) | {"report": None if report is None else str(report)}
+        summary = _summary(result, saved) | {"report": None if report is None else str(report)}
         print_json(summary | {"losses": result.losses, "arguments": dataclasses.asdict(arguments)})
     else:
         click.echo(_told(result, saved, report, can_resume=checkpoint_dir is not None))
@@ -217,10 +217,11 @@ def _check_apart(output: Path, others: Mapping[str, Path | None]) -> None:
 
 def _told(result: TrainingResult, saved: AdapterOutput, report: Path | None, *, can_resume: bool) -> str:
     """A run's result in a line."""
+    held_out = held_out_text(result, ".3f", "->")
     written = f"{saved.written}: {size_text(result.adapter.size)}" if saved.written else "no adapter"
     parts = [
         f"{written} after {result.steps} of {saved.total_steps} steps of {duration_text(result.seconds_per_step)}",
-        *_held_out(result),
+        *([] if held_out is None else [f"held-out loss {held_out}"]),
         f"peak memory {size_text(result.peak_memory_bytes)}",
         *([f"paused for {duration_text(result.paused_seconds)}"] if result.paused_seconds else []),
     ]
@@ -239,20 +240,6 @@ def _told(result: TrainingResult, saved: AdapterOutput, report: Path | None, *, 
     return "; ".join([", ".join(parts), *replaced, *endings[result.stop_reason], *told])
 
 
-def _held_out(result: TrainingResult) -> list[str]:
-    """The held-out loss before, and the written adapter's; or the last one that was measured, if that was not."""
-    measured = result.evaluation_losses
-    if not measured:
-        return []
-    first_step, first = measured[0]
-    loss, step = result.held_out_loss, result.adapter_step
-    if loss is None:
-        step, loss = measured[-1]
-    before = f"{first:.3f} -> " if step != first_step else ""
-    at = f" at step {step}" if step != result.steps else ""
-    return [f"held-out loss {before}{loss:.3f}{at}"]
-
-
 def default_arguments(model: Model, given: dict[str, Any]) -> TrainingArguments:
     """What the user gave, over what the bundle recommends."""
     defaults = dict(model.bundle.manifest.training)
@@ -269,16 +256,17 @@ def default_arguments(model: Model, given: dict[str, Any]) -> TrainingArguments:
     return TrainingArguments(**(defaults | given))
 
 
-def _summary(result: TrainingResult, written: Path | None) -> dict[str, Any]:
+def _summary(result: TrainingResult, saved: AdapterOutput) -> dict[str, Any]:
     return {
-        "adapter": None if written is None else str(written),
-        "adapter_bytes": None if written is None else result.adapter.size,
+        "adapter": None if saved.written is None else str(saved.written),
+        "adapter_bytes": None if saved.written is None else result.adapter.size,
+        "replaced": saved.replaced,
         "steps": result.steps,
         "seconds": result.seconds,
         "paused_seconds": result.paused_seconds,
         "seconds_per_step": result.seconds_per_step,
         "samples_per_second": result.samples_per_second,
-        "tokens_per_second": result.tokens_per_second or None,
+        "tokens_per_second": result.tokens_per_second,
         "peak_memory_bytes": result.peak_memory_bytes,
         "evaluation_losses": result.evaluation_losses,
         "adapter_step": result.adapter_step,

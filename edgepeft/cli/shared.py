@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edgepeft import names, store
+from edgepeft import names, store, text
 from edgepeft.adapter import holds_an_adapter_only
 from edgepeft.data import Dataset
 from edgepeft.errors import ArgumentError, StorageError
@@ -96,8 +96,11 @@ def is_taken(folder: Path) -> bool:
         return folder.is_dir() and any(folder.iterdir())
 
 
-def check_is_language_model(model: Model) -> None:
+def check_is_language_model(model: Model) -> text.Text:
     """Refuses a model that cannot be asked in words, and names the command for it.
+
+    Returns:
+        Its tokenizer.
 
     Raises:
         ArgumentError: It is another kind of model, or has no tokenizer.
@@ -107,6 +110,7 @@ def check_is_language_model(model: Model) -> None:
         raise ArgumentError(f"{path}: is no language model, its task is {task}; use predict.")
     if model.text is None:
         raise ArgumentError(f"{path}: has no tokenizer, so it cannot be asked in words. Export it with one.")
+    return model.text
 
 
 def check_adapter_output(output: Path) -> None:

@@ -191,7 +191,7 @@ def test_merge(chat: Path, alice: Path, bob: Path, tmp_path: Path) -> None:
     """Weights by rows; the result fits the bundle, and another merge replaces it."""
     output = tmp_path / "everybody"
     facts = told("adapter", "merge", alice, bob, "--weights", "3,1", "--output", output)
-    assert facts["weights"] == [3.0, 1.0]
+    assert (facts["weights"], facts["replaced"]) == ([3.0, 1.0], False)
     one, other = edgepeft.Adapter.load(alice).tensors, edgepeft.Adapter.load(bob).tensors
     for name, value in edgepeft.Adapter.load(output).tensors.items():
         np.testing.assert_allclose(value, 0.75 * one[name] + 0.25 * other[name], rtol=1e-6, atol=1e-7)

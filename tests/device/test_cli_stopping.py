@@ -103,6 +103,9 @@ def test_an_adapter_that_is_there_is_not_replaced(train: Train, tmp_path: Path) 
     whole = train("--output", tmp_path / "whole")
     assert whole.exit_code == 0
     assert "replaced" not in whole.stdout
+    for replaced in (False, True):
+        told = json.loads(train("--output", tmp_path / "json", "--json").stdout)
+        assert (told["replaced"], told["tokens_per_second"] > 0) == (replaced, True)
     assert all(map(np.array_equal, tensors(alice), tensors(tmp_path / "whole")))
 
 
@@ -127,7 +130,8 @@ def test_nothing_learned_is_nothing_written(train: Train, tmp_path: Path) -> Non
     told = json.loads(done.stdout)
     assert done.exit_code == 1
     assert (told["adapter"], told["steps"], told["stop_reason"]) == (None, 0, "stopped")
-    assert told["adapter_bytes"] is None
+    assert (told["adapter_bytes"], told["replaced"]) == (None, False)
+    assert told["tokens_per_second"] == 0, "null is for rows without tokens"
     assert not (tmp_path / "alice").exists()
 
 
