@@ -43,7 +43,8 @@ class TrainingArguments:
         group_by_length: Whether a batch's rows are about equally long, so that little is padded.
         evaluate_every: Steps between evaluations; by default once, at the end.
         checkpoint_every: Steps between checkpoints; by default once, at the end.
-        load_best_model_at_end: Whether the result is the adapter with the lowest held-out loss, not the last.
+        load_best_model_at_end: Whether the result is the adapter with the lowest held-out loss, not the last. Of a run that
+            was stopped before it had measured what it trained, the result is the last.
         early_stopping_patience: Stop after so many evaluations in a row without a lower held-out loss; needs
             `evaluate_every`.
 

@@ -16,13 +16,15 @@ class TrainingResult:
     """What a run gave.
 
     Attributes:
-        adapter: The trained adapter: the last, or the best with `load_best_model_at_end`.
+        adapter: The trained adapter: the last, or the best with `load_best_model_at_end`; of a stopped run that measured
+            only what it began with, the last.
         losses: Loss of each step, before its update.
         evaluation_losses: Step and loss of each evaluation; step 0 is before training.
         steps: Updates made, resumed ones included.
         seconds: Time spent in updates.
         samples_per_second: Rows trained on, a second.
-        tokens_per_second: Places of the padded batches that were computed, a second; 0 without tokens.
+        tokens_per_second: Places of the padded batches that were computed, a second; `None` where rows have
+            no tokens.
         peak_memory_bytes: Largest resident size of the process so far.
         stop_reason: Why the run ended.
         truncated_rows: Rows of the training data that were cut to `max_length`; of data that streams, those that
@@ -39,7 +41,7 @@ class TrainingResult:
     steps: int
     seconds: float
     samples_per_second: float
-    tokens_per_second: float
+    tokens_per_second: float | None
     peak_memory_bytes: int
     stop_reason: StopReason
     truncated_rows: int
@@ -60,6 +62,29 @@ class TrainingResult:
     @property
     def held_out_loss(self) -> float | None:  # noqa: D102 - among the attributes above
         return dict(self.evaluation_losses).get(self.adapter_step)
+
+
+def held_out_text(result: TrainingResult, digits: str, arrow: str) -> str | None:
+    """The held-out loss before, and the adapter's; or the last one that was measured, if that was not.
+
+    Args:
+        result: What a run gave.
+        digits: How a loss is written, as `format` takes it.
+        arrow: What is between the two.
+
+    Returns:
+        `None` if none was measured.
+    """
+    measured = result.evaluation_losses
+    if not measured:
+        return None
+    first_step, first = measured[0]
+    loss, step = result.held_out_loss, result.adapter_step
+    if loss is None:
+        step, loss = measured[-1]
+    before = f"{first:{digits}} {arrow} " if step != first_step else ""
+    at = f" at step {step:,}" if step != result.steps else ""
+    return f"{before}{loss:{digits}}{at}"
 
 
 class Callback:
@@ -98,7 +123,7 @@ class Callback:
     def on_signal(self) -> None:
         """When a signal asked the run to stop: at once, in another thread, while the running step goes on.
 
-        What it raises ends nothing, and is lost.
+        What it raises ends nothing, and is lost. The run does not wait for one that takes long.
         """
 
     def on_train_end(self, result: TrainingResult) -> None:

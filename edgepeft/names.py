@@ -111,6 +111,12 @@ def new(name: str) -> str:
     return f"new.{name}"
 
 
-def natural(name: str) -> list[str | int]:
+def natural(name: str) -> list[str | tuple[int, str]]:
     """What names are sorted by so that layer 2 comes before layer 10."""
-    return [int(part) if index % 2 else part for index, part in enumerate(re.split("([0-9]+)", name))]
+    return [_digits(part) if index % 2 else part for index, part in enumerate(re.split("([0-9]+)", name))]
+
+
+def _digits(text: str) -> tuple[int, str]:
+    """What sorts as the number does, however many digits it has: Python refuses to convert thousands."""
+    digits = text.lstrip("0")
+    return len(digits), digits

@@ -17,8 +17,9 @@ _LINES = 20
 #: Columns of the bar: with the rest of the line it fits a terminal of 80.
 _BAR_COLUMNS = 16
 
-#: What the first Ctrl-C is answered with.
+#: What the first Ctrl-C is answered with, while there are steps and afterwards.
 _STOPPING = "stopping after this step; a second Ctrl-C ends at once"
+_ENDING = "stopping; a second Ctrl-C ends at once"
 
 Clock = Callable[[], float]
 
@@ -39,7 +40,11 @@ def pace(steps: int, seconds: float, left: int) -> str:
 
 
 class _Pace:
-    """The pace of one run; evaluations and checkpoints between its steps are in it, an evaluation before them is not."""
+    """The pace of one run; evaluations and checkpoints between its steps are in it, an evaluation before them is not.
+
+    Attributes:
+        ended: Whether no step runs any more.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -48,6 +53,7 @@ class _Pace:
     def begin(self, total_steps: int, first_step: int) -> None:
         self.total = total_steps
         self._done = first_step - 1
+        self.ended = first_step > total_steps
         self._started = self._clock()
 
     def leave_out(self, seconds: float) -> None:
@@ -56,6 +62,12 @@ class _Pace:
     def evaluated(self, step: int) -> None:
         if step == self._done:
             self._started = self._clock()
+
+    def stepped(self, step: int) -> None:
+        self.ended = step >= self.total
+
+    def acknowledgement(self) -> str:
+        return _ENDING if self.ended else _STOPPING
 
     def text(self, step: int) -> str:
         return pace(step - self._done, self._clock() - self._started, self.total - step)
@@ -101,6 +113,7 @@ class TerminalProgress(Callback):
 
     def on_step_end(self, step: int, result: StepResult) -> None:
         """Moves the bar."""
+        self._pace.stepped(step)
         loss = f"loss {result.loss:.3f}{self._held_out}"
         self._bar.update(self._task, completed=step, loss=loss, pace=self._pace.text(step))
 
@@ -111,10 +124,11 @@ class TerminalProgress(Callback):
 
     def on_signal(self) -> None:
         """Acknowledges it, above the bar."""
-        self._bar.console.print(_STOPPING, highlight=False)
+        self._bar.console.print(self._pace.acknowledgement(), highlight=False)
 
     def on_train_end(self, result: TrainingResult) -> None:
         """Tells of rows that were cut."""
+        self._pace.ended = True
         _tell_truncated(self._bar.console, result)
 
     def close(self) -> None:
@@ -148,6 +162,7 @@ class LineProgress(Callback):
 
     def on_step_end(self, step: int, result: StepResult) -> None:
         """Prints every so many steps."""
+        self._pace.stepped(step)
         total = self._pace.total
         if step == total or step % max(1, total // _LINES) == 0:
             told = [f"step {step}/{total} loss {result.loss:.4f}", self._pace.text(step)]
@@ -160,10 +175,11 @@ class LineProgress(Callback):
 
     def on_signal(self) -> None:
         """Acknowledges it."""
-        _tell(self._console, _STOPPING)
+        _tell(self._console, self._pace.acknowledgement())
 
     def on_train_end(self, result: TrainingResult) -> None:
         """Tells of rows that were cut."""
+        self._pace.ended = True
         _tell_truncated(self._console, result)
 
 

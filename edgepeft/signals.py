@@ -20,6 +20,8 @@ _DEFAULTS: dict[signal.Signals, Any] = {
 }
 #: Seconds that the thread gets to count a signal that came just before Python looked.
 _COUNTING_SECONDS = 0.02
+#: Seconds that a run which ends waits for what is told of the signal.
+_TELLING_SECONDS = 1.0
 #: What `signal.set_wakeup_fd` takes for none.
 _NO_DESCRIPTOR = -1
 
@@ -36,8 +38,8 @@ def first_calls(
         ask: Called once, in the main thread.
         break_off: Called in another thread when a second signal came: has a call that is running return soon, so
             that Python sees the signal.
-        tell: Called when the first signal came, at once, in another thread; in the main one, once Python sees the
-            signal, where an event loop has the descriptor. What it raises there is lost.
+        tell: Called when the first signal came, in a thread of its own: at once, or once Python sees the signal where
+            an event loop has the descriptor. What it raises there is lost, and nobody waits long for it.
     """
     in_main = threading.current_thread() is threading.main_thread()
     taken = [
@@ -48,6 +50,7 @@ def first_calls(
         return
     second = threading.Event()
     counted = False
+    teller = _teller(tell)
 
     def give_back() -> None:
         for number in taken:
@@ -57,13 +60,9 @@ def first_calls(
         give_back()
         ask()
         if not counted:
-            on_first()
+            teller.start()
         if second.wait(_COUNTING_SECONDS):  # both came before Python looked
             signal.raise_signal(number)
-
-    def on_first() -> None:
-        with contextlib.suppress(Exception):
-            tell()
 
     def on_second() -> None:
         second.set()
@@ -72,10 +71,22 @@ def first_calls(
     for number in taken:
         signal.signal(number, handle)
     try:
-        with _counted(taken, on_first, on_second) as counted:
+        with _counted(taken, teller.start, on_second) as counted:
             yield
+        if teller.is_alive():
+            teller.join(_TELLING_SECONDS)
     finally:
         give_back()
+
+
+def _teller(tell: Callable[[], None]) -> threading.Thread:
+    """A thread that will make the call, and loses what it raises."""
+
+    def telling() -> None:
+        with contextlib.suppress(Exception):
+            tell()
+
+    return threading.Thread(target=telling, name="edgepeft-tell", daemon=True)
 
 
 @contextlib.contextmanager

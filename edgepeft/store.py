@@ -46,8 +46,12 @@ _ADVICE = {
     errno.EPERM: "Write to a folder that you own",
 }
 
-#: Random bytes in the name of a temporary file or folder.
-_TOKEN_BYTES = 4
+#: Random bytes in a name that is made up.
+_TOKEN_BYTES = 8
+#: How the names of temporary files and folders end, which are cleared away: nobody calls a backup so.
+_TEMPORARY = "edgepeft-tmp"
+#: How the name of a folder ends that makes way for its successor; it is nobody's to clear away.
+_ASIDE = "edgepeft-old"
 
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
@@ -277,7 +281,8 @@ def new_folder(path: Path, *, replaceable: Callable[[Path], bool]) -> Iterator[P
         path: The folder; missing folders above it are made.
         replaceable: Whether an existing folder may be given up. It is replaced in one step (Linux's renameat2).
             Where the file system lacks that, a power cut between two renames can leave both the old and the
-            new folder whole, under hidden names beside `path`.
+            new folder whole, under hidden names beside `path`; the old one's ends in "edgepeft-old", and stays
+            until somebody moves or removes it.
 
     Raises:
         StorageError: The file system refused, or `path` exists and may not be replaced; nothing was changed.
@@ -298,9 +303,9 @@ def new_folder(path: Path, *, replaceable: Callable[[Path], bool]) -> Iterator[P
     _remove_stale(path, folders=True)
 
 
-def _beside(path: Path) -> Path:
+def _beside(path: Path, ending: str = _TEMPORARY) -> Path:
     """A name that nobody has, in the same folder: only there is a rename one step."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(_TOKEN_BYTES)}")
+    return path.with_name(f".{path.name}.{secrets.token_hex(_TOKEN_BYTES)}.{ending}")
 
 
 @contextmanager
@@ -350,7 +355,7 @@ def _write(descriptor: int, content: bytes | memoryview) -> None:
 
 def _remove_stale(path: Path, *, folders: bool) -> None:
     """Removes temporary files of a file, or folders of a folder, whose writers are dead: nobody holds their lock."""
-    ours = re.compile(re.escape(f".{path.name}.") + rf"[0-9a-f]{{{2 * _TOKEN_BYTES}}}")
+    ours = re.compile(re.escape(f".{path.name}.") + rf"[0-9a-f]{{{2 * _TOKEN_BYTES}}}\.{_TEMPORARY}")
     with suppress(OSError), os.scandir(path.parent) as entries:
         for entry in entries:
             kind = entry.is_dir if folders else entry.is_file
@@ -405,7 +410,7 @@ def _put(new: Path, target: Path) -> None:
     if not target.exists():
         new.rename(target)
     elif not _exchange(new, target):
-        aside = _beside(target)
+        aside = _beside(target, _ASIDE)
         target.rename(aside)
         try:
             new.rename(target)

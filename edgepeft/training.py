@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgepeft import checkpoint, memory, names, signals
+from edgepeft import checkpoint, memory, names, signals, store
 from edgepeft.adapter import Adapter, check_values
 from edgepeft.arguments import TrainingArguments, steps_per_epoch, total_steps
 from edgepeft.callbacks import Callback, StopReason, TrainingResult
@@ -34,11 +34,15 @@ class Trainer:
     Args:
         model: The model; its adapter is where training starts.
         arguments: How to train.
+
+    Attributes:
+        began_with: The adapter that the last `fit` started from.
     """
 
     def __init__(self, model: Model, arguments: TrainingArguments) -> None:
         self.model = model
         self.arguments = arguments
+        self.began_with = model.adapter
         self._stop = threading.Event()
 
     def stop(self) -> None:
@@ -98,7 +102,9 @@ class Trainer:
                 stack.enter_context(low_priority(guest.nice))
             path = None if checkpoint_dir is None else Path(checkpoint_dir) / CHECKPOINT
             self._check_needs(eval_data, path, resume=resume)
-            adapter = self.model.adapter  # whatever the model uses meanwhile, this is the one that is trained
+            adapter = self.began_with = (
+                self.model.adapter
+            )  # whatever the model uses meanwhile, this is the one that is trained
             most = self.arguments.max_length
             rows = self.model.open_data(train_data, most, adapter=adapter)
             if self.arguments.group_by_length and not rows.varies:
@@ -138,11 +144,11 @@ class Trainer:
     def _check_needs(self, eval_data: Data | None, path: Path | None, *, resume: bool) -> None:
         """What would be missed later is missed at once."""
         if resume and path is None:
-            raise ArgumentError("resume needs checkpoint_dir, the folder of the checkpoint.")
-        if path is not None and path.exists() and not resume:
+            raise ArgumentError("resume=True needs checkpoint_dir, the folder of the checkpoint.")
+        if path is not None and _exists(path) and not resume:
             raise CheckpointError(
-                f"{path}: holds a run already, which a new one would replace. Go on with it by resume, delete it, "
-                "or choose another folder."
+                f"{path}: holds a run already, which a new one would replace. Go on with it by resume=True, delete "
+                "it, or choose another folder."
             )
         for name in ("load_best_model_at_end", "early_stopping_patience"):
             if eval_data is None and getattr(self.arguments, name):
@@ -184,7 +190,7 @@ class Trainer:
             step=0,
             seconds=0.0,
         )
-        if path is not None and path.exists():
+        if path is not None and _exists(path):
             run, history, state = checkpoint.load(path, manifest.adapter_shapes)
             _check_same(run, fresh, path)
             return msgspec.structs.replace(run, held_out=run.held_out or fresh.held_out), history, state
@@ -192,9 +198,17 @@ class Trainer:
         return fresh, checkpoint.History([], [], None), state
 
 
+def _exists(path: Path) -> bool:
+    """Whether there is a checkpoint; a folder that may not be looked into could not take one either."""
+    with store.refusals(path):
+        return path.exists()
+
+
 def _tell_of_signal(callbacks: Sequence[Callback]) -> None:
+    """Tells each, also if one fails."""
     for callback in callbacks:
-        callback.on_signal()
+        with contextlib.suppress(Exception):
+            callback.on_signal()
 
 
 def _check_same(run: checkpoint.Run, fresh: checkpoint.Run, path: Path) -> None:
@@ -261,6 +275,9 @@ class _Loop:
         self._truncated = 0
         self._samples = 0
         self._tokens = 0
+        self._has_tokens = any(
+            port.name == "input_ids" for port in model.bundle.manifest.data_inputs(names.TRAIN)
+        )
 
     def run_to_end(self, started: float) -> TrainingResult:
         """Steps until there is a reason to stop, then saves and measures.
@@ -276,7 +293,7 @@ class _Loop:
             if self._path is not None and self._step > self._tried:
                 try:
                     self._save()
-                    error.add_note(f"Step {self._step} is saved: resume goes on from there.")
+                    error.add_note(f"Step {self._step} is saved: resume=True goes on from there.")
                 except EdgepeftError as second:
                     error.add_note(f"Nor could the checkpoint be written: {second}")
             raise
@@ -394,6 +411,8 @@ class _Loop:
     def _result(self, reason: StopReason) -> TrainingResult:
         spent = max(self._seconds - self._run.seconds, 1e-9)
         best = self._history.best
+        if reason == "stopped" and not any(step for step, _ in self._history.evaluation_losses):
+            best = None  # only the untrained one was measured: what was learned is what is wanted
         known = self._rows.truncated_rows
         tensors = best if best is not None else self._state().adapter
         step = self._step
@@ -406,7 +425,7 @@ class _Loop:
             steps=self._step,
             seconds=self._seconds,
             samples_per_second=self._samples / spent,
-            tokens_per_second=self._tokens / spent,
+            tokens_per_second=self._tokens / spent if self._has_tokens else None,
             peak_memory_bytes=memory.peak_bytes(),
             stop_reason=reason,
             truncated_rows=self._truncated if known is None else known,

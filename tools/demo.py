@@ -146,7 +146,7 @@ def report(
     held_out = ", ".join(f"{loss:.3f} at step {step}" for step, loss in result.evaluation_losses)
     print(f"held-out loss: {held_out}")
     print(
-        f"{result.steps} steps of {figures['seconds_per_step']:.2f} s, {result.tokens_per_second:.0f} tokens/s"
+        f"{result.steps} steps of {figures['seconds_per_step']:.2f} s, {result.tokens_per_second or 0:.0f} tokens/s"
     )
     print(f"peak memory {size_text(result.peak_memory_bytes)}, adapter {size_text(result.adapter.size)}")
     print(

@@ -111,7 +111,7 @@ def _draw_adapter(facts: dict[str, Any]) -> None:
 
 
 def _listed(value: Any) -> str:
-    return ", ".join(sorted(map(str, value))) if isinstance(value, list) else str(value)
+    return ", ".join(sorted(map(str, value), key=names.natural)) if isinstance(value, list) else str(value)
 
 
 @adapter.command(epilog="\b\nExample:\n  edgepeft adapter diff alice/ bob/")
@@ -193,7 +193,9 @@ def merge(*, adapters: tuple[Path, ...], weights: str | None, output: Path, as_j
     replaced = is_taken(output)
     merged.save(output)
     if as_json:
-        print_json({"adapter": str(output), "adapter_bytes": merged.size, "weights": shares})
+        print_json(
+            {"adapter": str(output), "adapter_bytes": merged.size, "weights": shares, "replaced": replaced}
+        )
     else:
         told = "; replaced the adapter that was there" if replaced else ""
         click.echo(f"{output}: {size_text(merged.size)}, the mean of {len(adapters)} adapters{told}")

@@ -33,8 +33,7 @@ def chat(*, bundle: Path, adapter: Path | None, threads: int | None, **sampling:
     Ctrl-D ends. Ctrl-C stops an answer. In a pipe, a line that is refused is told, and gives exit code 1 in the end.
     """
     model = load(bundle, adapter, threads=threads)
-    check_is_language_model(model)
-    if model.text is None or not model.text.has_chat_template:
+    if not check_is_language_model(model).has_chat_template:
         raise ArgumentError(f"{bundle}: its model has no chat template; use generate.")
     conversation = Conversation(model, sampling)
     conversation.check()

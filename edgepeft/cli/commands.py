@@ -11,7 +11,7 @@ from rich.console import Console
 
 from edgepeft import names, schedules, store
 from edgepeft.arguments import TrainingArguments
-from edgepeft.callbacks import Callback, TrainingResult
+from edgepeft.callbacks import Callback, TrainingResult, held_out_text
 from edgepeft.cli.output import AdapterOutput
 from edgepeft.cli.shared import (
     DATA,
@@ -22,6 +22,7 @@ from edgepeft.cli.shared import (
     json_option,
     max_length_option,
     print_json,
+    resolved,
     tell_cut,
     threads_option,
 )
@@ -78,7 +79,7 @@ def _option(name: str, text: str, kind: Any = int) -> Callable[[Any], Any]:
     "--load-best-model-at-end",
     is_flag=True,
     default=None,
-    help="Keep the adapter with the lowest held-out loss.",
+    help="Keep the adapter with the lowest held-out loss; of a run stopped before it measured a trained one, the last.",
 )
 @click.option(
     "--log", type=click.Path(dir_okay=False, path_type=Path), help="JSON Lines of every step, appended to."
@@ -177,7 +178,7 @@ def train(
         guest=guest,
     )
     if as_json:
-        summary = _summary(result, saved.written) | {"report": None if report is None else str(report)}
+        summary = _summary(result, saved) | {"report": None if report is None else str(report)}
         print_json(summary | {"losses": result.losses, "arguments": dataclasses.asdict(arguments)})
     else:
         click.echo(_told(result, saved, report, can_resume=checkpoint_dir is not None))
@@ -203,23 +204,24 @@ def _name_classes(model: Model, labels: str) -> None:
 
 def _check_apart(output: Path, others: Mapping[str, Path | None]) -> None:
     """What a run writes beside the adapter is not in its folder, which would then not be replaced; nor in one file."""
-    folder = output.resolve()
+    folder = resolved(output)
     for option, path in others.items():
-        if path is not None and folder in (path.resolve(), *path.resolve().parents):
+        if path is not None and folder in (resolved(path), *resolved(path).parents):
             raise ArgumentError(
                 f"{option} {path} is in --output, which holds the adapter alone. Choose another place."
             )
     log, report = others["--log"], others["--report"]
-    if log is not None and report is not None and log.resolve() == report.resolve():
+    if log is not None and report is not None and resolved(log) == resolved(report):
         raise ArgumentError(f"--log and --report are both {log}. Give each a file of its own.")
 
 
 def _told(result: TrainingResult, saved: AdapterOutput, report: Path | None, *, can_resume: bool) -> str:
     """A run's result in a line."""
+    held_out = held_out_text(result, ".3f", "->")
     written = f"{saved.written}: {size_text(result.adapter.size)}" if saved.written else "no adapter"
     parts = [
         f"{written} after {result.steps} of {saved.total_steps} steps of {duration_text(result.seconds_per_step)}",
-        *_held_out(result),
+        *([] if held_out is None else [f"held-out loss {held_out}"]),
         f"peak memory {size_text(result.peak_memory_bytes)}",
         *([f"paused for {duration_text(result.paused_seconds)}"] if result.paused_seconds else []),
     ]
@@ -238,20 +240,6 @@ def _told(result: TrainingResult, saved: AdapterOutput, report: Path | None, *, 
     return "; ".join([", ".join(parts), *replaced, *endings[result.stop_reason], *told])
 
 
-def _held_out(result: TrainingResult) -> list[str]:
-    """The held-out loss before, and the written adapter's; or the last one that was measured, if that was not."""
-    measured = result.evaluation_losses
-    if not measured:
-        return []
-    first_step, first = measured[0]
-    loss, step = result.held_out_loss, result.adapter_step
-    if loss is None:
-        step, loss = measured[-1]
-    before = f"{first:.3f} -> " if step != first_step else ""
-    at = f" at step {step}" if step != result.steps else ""
-    return [f"held-out loss {before}{loss:.3f}{at}"]
-
-
 def default_arguments(model: Model, given: dict[str, Any]) -> TrainingArguments:
     """What the user gave, over what the bundle recommends."""
     defaults = dict(model.bundle.manifest.training)
@@ -268,16 +256,17 @@ def default_arguments(model: Model, given: dict[str, Any]) -> TrainingArguments:
     return TrainingArguments(**(defaults | given))
 
 
-def _summary(result: TrainingResult, written: Path | None) -> dict[str, Any]:
+def _summary(result: TrainingResult, saved: AdapterOutput) -> dict[str, Any]:
     return {
-        "adapter": None if written is None else str(written),
-        "adapter_bytes": None if written is None else result.adapter.size,
+        "adapter": None if saved.written is None else str(saved.written),
+        "adapter_bytes": None if saved.written is None else result.adapter.size,
+        "replaced": saved.replaced,
         "steps": result.steps,
         "seconds": result.seconds,
         "paused_seconds": result.paused_seconds,
         "seconds_per_step": result.seconds_per_step,
         "samples_per_second": result.samples_per_second,
-        "tokens_per_second": result.tokens_per_second or None,
+        "tokens_per_second": result.tokens_per_second,
         "peak_memory_bytes": result.peak_memory_bytes,
         "evaluation_losses": result.evaluation_losses,
         "adapter_step": result.adapter_step,

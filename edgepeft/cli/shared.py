@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edgepeft import names, store
+from edgepeft import names, store, text
 from edgepeft.adapter import holds_an_adapter_only
 from edgepeft.data import Dataset
 from edgepeft.errors import ArgumentError, StorageError
@@ -19,6 +20,9 @@ from edgepeft.model import Model
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 DATA = click.Path(exists=True, path_type=Path)
+
+#: What is a folder or file itself, and not put into one: whoever writes it says whether it may take an adapter's place.
+_TAKES_ITS_PLACE = ("--output", "OUTPUT")
 
 #: Columns of a table that no terminal shows: a tensor's name stays on its line.
 _PIPE_COLUMNS = 200
@@ -92,8 +96,11 @@ def is_taken(folder: Path) -> bool:
         return folder.is_dir() and any(folder.iterdir())
 
 
-def check_is_language_model(model: Model) -> None:
+def check_is_language_model(model: Model) -> text.Text:
     """Refuses a model that cannot be asked in words, and names the command for it.
+
+    Returns:
+        Its tokenizer.
 
     Raises:
         ArgumentError: It is another kind of model, or has no tokenizer.
@@ -103,6 +110,7 @@ def check_is_language_model(model: Model) -> None:
         raise ArgumentError(f"{path}: is no language model, its task is {task}; use predict.")
     if model.text is None:
         raise ArgumentError(f"{path}: has no tokenizer, so it cannot be asked in words. Export it with one.")
+    return model.text
 
 
 def check_adapter_output(output: Path) -> None:
@@ -126,12 +134,12 @@ def check_places(written: Mapping[str, Path | None], data: Iterable[Path | None]
         data: Files and folders of data.
 
     Raises:
-        ArgumentError: A place is in a bundle, which is refused once there is a file more in it, or in a folder of
-            data, where it would be taken for data.
+        ArgumentError: A place is in a bundle, which is refused once there is a file more in it; in a folder of
+            data, where it would be taken for data; or in an adapter's folder, which would no longer be replaced.
     """
-    folders = {path.resolve() for path in data if path is not None and path.is_dir()}
+    folders = {resolved(path) for path in data if path is not None and path.is_dir()}
     for name, path in written.items():
-        place = None if path is None else path.resolve()
+        place = None if path is None else resolved(path)
         for folder in () if place is None else (place, *place.parents):
             if _is_bundle(folder):
                 raise ArgumentError(
@@ -141,8 +149,23 @@ def check_places(written: Mapping[str, Path | None], data: Iterable[Path | None]
                 raise ArgumentError(
                     f"{name} {path} is in the folder of data {folder}, where it would be data. Choose another place."
                 )
+            if (folder != place or name not in _TAKES_ITS_PLACE) and _is_adapter(folder):
+                raise ArgumentError(
+                    f"{name} {path} is in the adapter's folder {folder}, which holds it alone. Choose another place."
+                )
+
+
+def resolved(path: Path) -> Path:
+    """Where a path leads; a loop of links is left for whoever opens it to refuse."""
+    return Path(os.path.realpath(path))
 
 
 def _is_bundle(folder: Path) -> bool:
     with store.refusals(folder):
         return all((folder / name).is_file() for name in (names.MANIFEST, names.BASE))
+
+
+def _is_adapter(folder: Path) -> bool:
+    with store.refusals(folder):
+        there = all((folder / name).is_file() for name in (names.ADAPTER_CONFIG, names.ADAPTER_MODEL))
+        return there and holds_an_adapter_only(folder)

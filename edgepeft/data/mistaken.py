@@ -1,6 +1,7 @@
 """Files that are taken for data of a kind that they are not: told as what they are, before a line of them is blamed."""
 
 import re
+import shlex
 from pathlib import Path
 
 from edgepeft.data import files
@@ -21,6 +22,9 @@ _JSON_LINES = (".jsonl", ".ndjson", ".json")
 #: How an array of rows begins.
 _ARRAY = re.compile(rb'\[\s*[{"]')
 
+#: A field in quotes, or one whose end is not in sight.
+_QUOTED = re.compile(r'"[^"]*("|$)')
+
 #: What separates the columns of a table that is no CSV, by what it is called.
 _SEPARATORS = {";": "semicolons", "\t": "tabs"}
 
@@ -36,7 +40,7 @@ def check_json_lines(path: Path) -> None:
     if _ARRAY.match(text):
         raise DataError(
             f"{path}: is one JSON array; expected JSON Lines, an object a line. Write it so: "
-            f"jq -c '.[]' {path.name} > {path.stem}.jsonl"
+            f"jq -c '.[]' {shlex.quote(str(path))} > {shlex.quote(str(_beside(path)))}"
         )
     if path.suffix.lower() not in _JSON_LINES and text and not text.startswith(b"{"):
         shown = text[:_SHOWN].decode(errors="replace")
@@ -52,10 +56,18 @@ def check_csv(path: Path) -> None:
     Raises:
         DataError: It is UTF-16, a binary file, or separated by something else than commas.
     """
-    header = _start(path).partition(b"\n")[0].decode(errors="replace")
+    header = _QUOTED.sub("", _start(path).decode(errors="replace")).partition("\n")[0]
     for separator, name in _SEPARATORS.items():
         if separator in header and "," not in header:
             raise DataError(f"{path}: is separated by {name}; expected commas. Save the table with commas.")
+
+
+def _beside(path: Path) -> Path:
+    """A file of JSON Lines that is not there yet: what is written must not be what is read, nor anything else."""
+    place = path.with_suffix(".jsonl")
+    while place.exists() or place.is_symlink():
+        place = place.with_suffix(".lines.jsonl")
+    return place
 
 
 def _start(path: Path) -> bytes:

@@ -48,9 +48,8 @@ class HtmlReport(Callback):
         store.check_writable(self._path)
 
     def on_data(self, train_data: Dataset, eval_data: Dataset | None) -> None:
-        """Looks at the data, and at the adapter that the run begins with."""
+        """Looks at the data."""
         self._started = time.monotonic()
-        self._before = self._model.adapter
         has_classes = self._model.bundle.manifest.classes is not None
         self._train = summarize(train_data, has_classes=has_classes)
         self._held_out = None if eval_data is None else summarize(eval_data, has_classes=has_classes)
@@ -82,7 +81,7 @@ class HtmlReport(Callback):
         store.write_file(self._path, page.render(facts))
 
     def _samples(self, result: TrainingResult) -> Samples | None:
-        pair = self._before, result.adapter
+        pair = self._trainer.began_with, result.adapter
         size = self._trainer.arguments.batch_size
         try:
             self._check()

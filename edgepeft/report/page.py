@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element
 
 from edgepeft import curves
 from edgepeft.arguments import TrainingArguments
-from edgepeft.callbacks import StopReason, TrainingResult
+from edgepeft.callbacks import StopReason, TrainingResult, held_out_text
 from edgepeft.elements import element, html
 from edgepeft.manifest import Manifest
 from edgepeft.report.samples import Answer, Change, ClassAccuracy, Samples
@@ -129,7 +129,7 @@ def _subtitle(facts: Facts) -> str:
 def _tiles(facts: Facts) -> Element:
     result = facts.result
     tiles = {
-        "held-out loss": _held_out(result),
+        "held-out loss": held_out_text(result, ".4g", "→"),
         "training loss": _from_to(result.losses[0], result.losses[-1]) if result.losses else None,
         "accuracy": "{:.1%} → {:.1%}".format(*facts.samples.accuracy)
         if facts.samples is not None and facts.samples.classes
@@ -137,7 +137,7 @@ def _tiles(facts: Facts) -> Element:
         "whole run": duration_text(facts.seconds),
         "a step": duration_text(result.seconds_per_step),
         "rows a second": rate_text(result.samples_per_second),
-        "tokens a second": rate_text(result.tokens_per_second) if result.tokens_per_second else None,
+        "tokens a second": None if result.tokens_per_second is None else rate_text(result.tokens_per_second),
         "peak memory": size_text(result.peak_memory_bytes),
         "adapter": size_text(result.adapter.size),
     }
@@ -147,19 +147,6 @@ def _tiles(facts: Facts) -> Element:
         if value is not None
     ]
     return element("div", *shown, class_="tiles")
-
-
-def _held_out(result: TrainingResult) -> str | None:
-    """The held-out loss before, and the adapter's; or the last one that was measured, if that was not."""
-    measured = result.evaluation_losses
-    if not measured:
-        return None
-    first_step, first = measured[0]
-    loss, step = result.held_out_loss, result.adapter_step
-    if loss is None:
-        step, loss = measured[-1]
-    told = _from_to(first, loss) if step != first_step else f"{loss:.4g}"
-    return told if step == result.steps else f"{told} at step {step:,}"
 
 
 def _curves(facts: Facts) -> Element:

@@ -92,6 +92,17 @@ def test_show_an_adapter_with_broken_values(alice: Path) -> None:
     assert told("adapter", "show", alice)["tensors"][0]["norm"] is None
 
 
+def test_numbered_modules_are_in_their_order(chat: Path, tmp_path: Path) -> None:
+    """Layer 2 before layer 10; a number of thousands of digits is only a long one."""
+    long = saved(tmp_path / "long", chat, 1, target_modules=["1" * 5000, "2"])
+    assert run("adapter", "show", long).exit_code == 0
+    modules = ["10", "2", "0", "head1", "11", "1"]
+    text = run("adapter", "show", saved(tmp_path / "numbered", chat, 1, target_modules=modules)).stdout
+    assert "0, 1, 2, 10, 11, head1" in text
+    numbers = saved(tmp_path / "layers", chat, 1, layers_to_transform=[10, 2, 0])
+    assert "0, 2, 10" in run("adapter", "show", numbers).stdout
+
+
 def test_an_adapter_cannot_steer_the_terminal(chat: Path, tmp_path: Path) -> None:
     """Escape codes and markup in its configuration are shown as letters."""
     hostile = saved(tmp_path / "hostile", chat, 1, target_modules=["\x1b[2Jgone", "[red]head[/red]"])
@@ -180,7 +191,7 @@ def test_merge(chat: Path, alice: Path, bob: Path, tmp_path: Path) -> None:
     """Weights by rows; the result fits the bundle, and another merge replaces it."""
     output = tmp_path / "everybody"
     facts = told("adapter", "merge", alice, bob, "--weights", "3,1", "--output", output)
-    assert facts["weights"] == [3.0, 1.0]
+    assert (facts["weights"], facts["replaced"]) == ([3.0, 1.0], False)
     one, other = edgepeft.Adapter.load(alice).tensors, edgepeft.Adapter.load(bob).tensors
     for name, value in edgepeft.Adapter.load(output).tensors.items():
         np.testing.assert_allclose(value, 0.75 * one[name] + 0.25 * other[name], rtol=1e-6, atol=1e-7)

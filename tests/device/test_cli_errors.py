@@ -307,7 +307,11 @@ def test_an_error_names_options(train: Callable[..., list[object]], tmp_path: Pa
     assert "--early-stopping-patience needs --evaluate-every, " in refused(
         2, *train("--early-stopping-patience", 2)
     )
-    assert "resume needs --checkpoint-dir" in refused(2, *train("--resume"))
+    assert "--resume needs --checkpoint-dir" in refused(2, *train("--resume"))
+    run = ["--checkpoint-dir", tmp_path / "run"]
+    refused_again = [*train(*run), "--max-steps", 1]
+    assert CliRunner().invoke(main, list(map(str, refused_again))).exit_code == 0
+    assert "Go on with it by --resume, delete it" in refused(1, *refused_again)
     place = tmp_path / "batch_size"
     place.mkdir()
     line = refused(1, "info", place)

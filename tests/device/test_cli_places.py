@@ -157,3 +157,44 @@ def test_each_look_at_a_place_is_guarded(handmade: Path, theirs: Path, check: st
     }
     with pytest.raises(StorageError, match=r"Permission denied\. Write to a folder that you own"):
         checks[check]()
+
+
+def test_nothing_is_put_into_an_adapters_folder(bundle: Path, facts: Path, tmp_path: Path) -> None:
+    """It would no longer be replaced; an adapter takes its place, and a folder that holds more is the user's own."""
+    initial, alice = bundle / "adapters" / "initial", tmp_path / "alice"
+    shutil.copytree(initial, alice)
+    before = snapshot(tmp_path)
+    training = ("train", bundle, "--data", facts, "--max-steps", 1, "--output")
+    export = ("adapter", "export", bundle, alice)
+    for option, place, command in (
+        ("--output", "sub", ("adapter", "merge", alice, initial, "--output")),
+        ("OUTPUT", "e.onnx_adapter", export),
+        ("--output", "sub", training),
+        ("--log", "log.jsonl", (*training, tmp_path / "out", "--log")),
+        ("--report", "deep/er.html", (*training, tmp_path / "out", "--report")),
+        ("--checkpoint-dir", "", (*training, tmp_path / "out", "--checkpoint-dir")),
+    ):
+        kind = ["--format", "onnx_adapter"] if option == "OUTPUT" else []
+        line = refused(*command, alice / place, *kind)
+        assert f"{option} {alice / place} is in the adapter's folder {alice}, which holds it alone." in line
+    assert snapshot(tmp_path) == before
+    assert run("adapter", "merge", alice, initial, "--output", alice).exit_code == 0
+    (alice / "notes.txt").write_text("mine")
+    assert run("adapter", "merge", alice, initial, "--output", alice / "sub").exit_code == 0
+
+
+@pytest.mark.parametrize("inside", ["", "made"])
+@pytest.mark.parametrize("option", ["--output", "--report", "--log", "--checkpoint-dir"])
+def test_a_loop_of_links(bundle: Path, facts: Path, tmp_path: Path, option: str, inside: str) -> None:
+    """One line for a place that leads nowhere; where a file only takes the link's place, nothing is wrong."""
+    (tmp_path / "loop").symlink_to("loop")
+    output = [] if option == "--output" else ["--output", tmp_path / "out"]
+    place = tmp_path / "loop" / inside
+    done = run("train", bundle, "--data", facts, "--max-steps", 1, *output, option, place)
+    if (option, inside) == ("--report", ""):
+        assert done.exit_code == 0
+        return
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert str(place) in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "--debug" not in done.stderr

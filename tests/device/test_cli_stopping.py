@@ -5,6 +5,7 @@ import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from click.testing import CliRunner, Result
 import edgepeft
 from edgepeft import cli
 from edgepeft.engines.base import StepResult
+from edgepeft.report import samples
 
 #: Steps of a whole run, and the one after which the signal comes.
 STEPS, STOP = 5, 2
@@ -101,6 +103,9 @@ def test_an_adapter_that_is_there_is_not_replaced(train: Train, tmp_path: Path) 
     whole = train("--output", tmp_path / "whole")
     assert whole.exit_code == 0
     assert "replaced" not in whole.stdout
+    for replaced in (False, True):
+        told = json.loads(train("--output", tmp_path / "json", "--json").stdout)
+        assert (told["replaced"], told["tokens_per_second"] > 0) == (replaced, True)
     assert all(map(np.array_equal, tensors(alice), tensors(tmp_path / "whole")))
 
 
@@ -125,7 +130,8 @@ def test_nothing_learned_is_nothing_written(train: Train, tmp_path: Path) -> Non
     told = json.loads(done.stdout)
     assert done.exit_code == 1
     assert (told["adapter"], told["steps"], told["stop_reason"]) == (None, 0, "stopped")
-    assert told["adapter_bytes"] is None
+    assert (told["adapter_bytes"], told["replaced"]) == (None, False)
+    assert told["tokens_per_second"] == 0, "null is for rows without tokens"
     assert not (tmp_path / "alice").exists()
 
 
@@ -161,7 +167,7 @@ def test_a_log_that_fails_in_between_loses_no_step(
         patch.setattr("edgepeft.cli.commands.JsonLinesLog", Full)
         done = train(*options, "--log", tmp_path / "log.jsonl")
     assert (done.exit_code, done.stdout) == (1, "")
-    told = f"Error: the disk is full. Step {STOP} is saved: resume goes on from there.\n"
+    told = f"Error: the disk is full. Step {STOP} is saved: --resume goes on from there.\n"
     assert done.stderr.endswith(told)
     assert not (tmp_path / "alice").exists()
     assert train(*options, "--resume").exit_code == 0
@@ -196,3 +202,19 @@ def test_the_best_ones_held_out_loss_is_told(train: Train, tmp_path: Path) -> No
     line = train("--output", tmp_path / "alice", *options).stdout
     assert f"held-out loss {losses[0]:.3f} -> {min(losses):.3f} at step {best}, peak" in line
     assert f"{losses[0]:.4g} \u2192 {min(losses):.4g} at step {best}<" in report.read_text()
+
+
+def test_the_end_is_told_before_the_report_is_made(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time was up: a signal while the report asks its questions is not answered with a step that runs."""
+    ask = samples.ask
+
+    def signalled(*arguments: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return ask(*arguments)
+
+    monkeypatch.setattr("edgepeft.report.samples.ask", signalled)
+    done = train("--output", tmp_path / "alice", "--report", tmp_path / "a.html", "--max-seconds", 1e-9)
+    assert "stopping; a second Ctrl-C ends at once" in done.stderr
+    assert tensors(tmp_path / "alice")

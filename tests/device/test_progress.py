@@ -3,8 +3,10 @@
 import io
 import itertools
 import re
+from collections.abc import Callable
 
 import pytest
+from handmade_bundles import HANDMADE
 from rich.console import Console
 
 import edgepeft
@@ -130,3 +132,31 @@ def test_every_callback_is_closed_once_and_in_every_case(handmade) -> None:
     with pytest.raises(ArgumentError):
         trainer.fit([{"text": "hello"}], callbacks=[Recorder()], resume=True)
     assert told == ["end 2", "close", "close", "close"]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_signal_is_answered_with_what_is_true(*, terminal: bool) -> None:
+    """Once no step runs, as while the report asks its questions, none is waited for."""
+    step = StepResult(2.0, 1.0, 1.0, 0.1)
+
+    def answered(*before: Callable[[edgepeft.Callback], None]) -> str:
+        stream = io.StringIO()
+        shown = (TerminalProgress if terminal else LineProgress)(Console(file=stream, width=80))
+        shown.on_train_begin(2, 1)
+        for call in before:
+            call(shown)
+        shown.on_signal()
+        shown.close()
+        return stream.getvalue()
+
+    running, ended = "stopping after this step; a second Ctrl-C", "stopping; a second Ctrl-C ends at once"
+    assert running in answered()
+    assert running in answered(lambda shown: shown.on_step_end(1, step))
+    assert ended in answered(lambda shown: shown.on_step_end(2, step))
+    assert ended in answered(lambda shown: shown.on_train_end(result()))
+
+
+def result() -> edgepeft.TrainingResult:
+    """Of a run whose time was up."""
+    adapter = edgepeft.load(HANDMADE / "chat").adapter
+    return edgepeft.TrainingResult(adapter, [], [], 1, 1.0, 1.0, 1.0, 1, "max_seconds", 0, 1)

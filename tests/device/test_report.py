@@ -358,3 +358,27 @@ def test_the_default_is_what_the_bundle_recommends(report: Callable[..., Page]) 
     place = read.text.index("learning_rate")
     assert read.text[place : place + 3] == ["learning_rate", "0.01", "0.01"]
     assert "learning_rate 0.01" not in " ".join(read.text[:place])
+
+
+def test_a_swap_meanwhile_is_not_reported(
+    tmp_path: Path, handmade: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is compared is what the run began with and what it made, whatever the model was told to use."""
+    model = edgepeft.load(handmade / "chat")
+    began, other = model.adapter, model.bundle.initial_adapter()
+    asked: list[edgepeft.Adapter] = []
+
+    class Swaps(edgepeft.Callback):
+        def on_data(self, *_: object) -> None:
+            model.use(other)
+
+    def noted(_: object, __: object, before: edgepeft.Adapter, after: edgepeft.Adapter, ___: object) -> list:
+        asked.extend([before, after])
+        return []
+
+    monkeypatch.setattr(samples, "ask", noted)
+    trainer = edgepeft.Trainer(model, edgepeft.TrainingArguments(max_steps=1))
+    written = edgepeft.HtmlReport(tmp_path / "report.html", trainer)
+    result = trainer.fit(chat_rows(), callbacks=[Swaps(), written])
+    assert asked[0] is trainer.began_with is began
+    assert asked[1] is result.adapter

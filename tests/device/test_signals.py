@@ -252,3 +252,44 @@ def test_another_thread_takes_no_signals() -> None:
     thread.start()
     thread.join()
     assert reached == [signal.default_int_handler]
+
+
+def test_what_is_told_keeps_nobody_waiting() -> None:
+    """A callback that blocks: the second signal is counted all the same, and the run's end does not wait for it."""
+    told, counted, release = threading.Event(), threading.Event(), threading.Event()
+
+    def blocks() -> None:
+        told.set()
+        release.wait()
+
+    with signals.first_calls(lambda: None, counted.set, blocks):
+        os.kill(os.getpid(), signal.SIGINT)
+        assert told.wait(60)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert counted.wait(60)
+    assert not release.is_set()
+    release.set()
+
+
+def test_a_callback_that_fails_does_not_keep_it_from_the_others() -> None:
+    """Each is told of the signal."""
+
+    class Fails(edgepeft.Callback):
+        def on_signal(self) -> None:
+            raise OSError("the display is gone")
+
+    class Told(edgepeft.Callback):
+        told = 0
+
+        def on_step_end(self, *_: object) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+        def on_signal(self) -> None:
+            self.told += 1
+
+    told = Told()
+    trainer = edgepeft.Trainer(edgepeft.load(HANDMADE / "chat"), edgepeft.TrainingArguments(max_steps=3))
+    result = trainer.fit([{"text": "hello."}], callbacks=[Fails(), told])
+    assert (result.stop_reason, result.steps) == ("stopped", 1)
+    assert told.told == 1

@@ -378,9 +378,12 @@ def _names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+_HEX = "0123456789abcdef"
+
+
 def _left_by_a_power_cut(folder: Path, name: str = "run") -> Path:
     """The temporary file of a writer that is dead."""
-    left = folder / f".{name}.0123abcd"
+    left = folder / f".{name}.{_HEX}.edgepeft-tmp"
     left.write_bytes(b"half")
     return left
 
@@ -406,7 +409,14 @@ def test_what_a_power_cut_left_stays_if_the_write_fails(
 
 
 @pytest.mark.parametrize(
-    "name", [".run.0123abc", ".run.0123abcde", ".run.0123ABCD", "run.0123abcd", ".run.x.0123abcd"]
+    "name",
+    [
+        ".run.20251127",
+        f".run.{_HEX}",
+        f".run.{_HEX}0.edgepeft-tmp",
+        f"run.{_HEX}.edgepeft-tmp",
+        f".run.x.{_HEX}.edgepeft-tmp",
+    ],
 )
 def test_files_of_other_names_are_left_alone(tmp_path: Path, name: str) -> None:
     """Exactly the names that this program gives."""
@@ -418,9 +428,9 @@ def test_files_of_other_names_are_left_alone(tmp_path: Path, name: str) -> None:
 def test_what_is_no_regular_file_is_left_alone(tmp_path: Path) -> None:
     """A link, a pipe and a folder of such a name are nobody's temporary files."""
     (tmp_path / "target").write_bytes(b"mine")
-    (tmp_path / ".run.00000001").symlink_to("target")
-    os.mkfifo(tmp_path / ".run.00000002")
-    (tmp_path / ".run.00000003").mkdir()
+    (tmp_path / f".run.1{_HEX[1:]}.edgepeft-tmp").symlink_to("target")
+    os.mkfifo(tmp_path / f".run.2{_HEX[1:]}.edgepeft-tmp")
+    (tmp_path / f".run.3{_HEX[1:]}.edgepeft-tmp").mkdir()
     before = _names(tmp_path)
     store.write_file(tmp_path / "run", b"new")
     assert _names(tmp_path) == sorted([*before, "run"])

@@ -9,12 +9,14 @@ import pytest
 from edgepeft import store
 from edgepeft.errors import StorageError
 
+HEX = "0123456789abcdef"
+
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def left_half(folder: Path, name: str = ".run.0123abcd") -> Path:
+def left_half(folder: Path, name: str = f".run.{HEX}.edgepeft-tmp") -> Path:
     """The temporary folder of a writer that is dead."""
     left = folder / name
     (left / "sub").mkdir(parents=True)
@@ -44,9 +46,20 @@ def test_it_stays_if_the_write_fails(tmp_path: Path) -> None:
     assert names(tmp_path) == [left.name, "run"]
 
 
-@pytest.mark.parametrize("name", [".run.0123abc", ".run.0123ABCD", "run.0123abcd", ".walk.0123abcd"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".run.20251127",
+        f".run.{HEX}",
+        f".run.{HEX[1:]}.edgepeft-tmp",
+        f".run.{HEX.upper()}.edgepeft-tmp",
+        f"run.{HEX}.edgepeft-tmp",
+        f".walk.{HEX}.edgepeft-tmp",
+        f".run.{HEX}.edgepeft-old",
+    ],
+)
 def test_folders_of_other_names_are_left_alone(tmp_path: Path, name: str) -> None:
-    """Exactly the names that this program gives, for this folder."""
+    """Exactly the names that this program gives, for this folder: a date is eight hexadecimal digits."""
     left = left_half(tmp_path, name)
     write(tmp_path / "run")
     assert (left / "sub" / "a").exists()
@@ -54,8 +67,8 @@ def test_folders_of_other_names_are_left_alone(tmp_path: Path, name: str) -> Non
 
 def test_what_is_no_folder_is_left_alone(tmp_path: Path) -> None:
     """A file, and a link to a folder."""
-    (tmp_path / ".run.00000001").write_bytes(b"mine")
-    (tmp_path / ".run.00000002").symlink_to(left_half(tmp_path, "elsewhere"))
+    (tmp_path / f".run.1{HEX[1:]}.edgepeft-tmp").write_bytes(b"mine")
+    (tmp_path / f".run.2{HEX[1:]}.edgepeft-tmp").symlink_to(left_half(tmp_path, "elsewhere"))
     before = names(tmp_path)
     write(tmp_path / "run")
     assert names(tmp_path) == sorted([*before, "run"])
@@ -88,3 +101,27 @@ def test_a_cleaner_that_is_faster_than_the_lock(tmp_path: Path, monkeypatch: pyt
     assert len(taken) == 1
     assert names(tmp_path) == ["run"]
     assert not os.path.lexists(taken[0])
+
+
+def test_what_made_way_outlives_the_next_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where names cannot be swapped: a power cut between the two renames, then a write that clears away."""
+    monkeypatch.setattr(store, "_exchange", lambda *_: False)
+    store.write_folder(tmp_path / "run", {"a": b"old"}, replaceable=lambda _: True)
+    child = os.fork()
+    if not child:
+        real, made = Path.rename, []
+
+        def cut(self: Path, target: Path) -> Path:
+            made.append(self)
+            if len(made) == 2:  # the old folder has made way, the new one has not got its name
+                os._exit(0)
+            return real(self, target)
+
+        monkeypatch.setattr(Path, "rename", cut)
+        write(tmp_path / "run")
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert not (tmp_path / "run").exists()
+    write(tmp_path / "run")
+    assert sorted(path.read_bytes() for path in tmp_path.glob("*run*/a")) == [b"new", b"old"]
+    assert len(names(tmp_path)) == 2

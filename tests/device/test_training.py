@@ -1,8 +1,10 @@
 """Training runs: what a step is made of, when a run ends, and with what."""
 
 import dataclasses
+import errno
 import itertools
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from edgepeft.engines.base import StepResult
 from edgepeft.errors import (
     ArgumentError,
     NonFiniteLossError,
+    StorageError,
     TrainingError,
 )
 
@@ -363,3 +366,55 @@ def test_a_swap_while_training_changes_nothing(handmade: Path) -> None:
         results.append(edgepeft.Trainer(model, arguments(max_steps=2)).fit(data, callbacks=callbacks))
     assert results[1].adapter.labels == ("run", "still")
     assert same(results[0].adapter, results[1].adapter)
+
+
+class StopsAfter(edgepeft.Callback):
+    """Has a run stop after a step."""
+
+    def __init__(self, trainer: edgepeft.Trainer, step: int) -> None:
+        self.trainer, self.step = trainer, step
+
+    def on_step_end(self, step: int, result: StepResult) -> None:
+        del result
+        if step == self.step:
+            self.trainer.stop()
+
+
+@pytest.mark.parametrize(
+    ("helps", "every", "kept"),
+    [
+        (True, None, 3),  # only what it began with was measured
+        (True, 2, 2),  # the best of those measured
+        (False, 2, 0),  # training is known to have made it worse
+        (False, None, 3),
+    ],
+)
+def test_the_best_of_a_stopped_run(handmade: Path, *, helps: bool, every: int | None, kept: int) -> None:
+    """What was learned counts for more than the adapter it began with, unless that was measured as the better."""
+    model = edgepeft.load(handmade / "sensor")
+    x = np.eye(3, dtype=np.float32)
+    said = np.array([one.index for one in model.classify({"x": x})])
+    data = {"x": x, "labels": (said + 1) % 3}
+    held_out = data if helps else {"x": x, "labels": said}
+    settings = edgepeft.TrainingArguments(
+        max_steps=8, batch_size=3, learning_rate=0.1, evaluate_every=every, load_best_model_at_end=True
+    )
+    began = model.adapter
+    trainer = edgepeft.Trainer(model, settings)
+    result = trainer.fit(data, held_out, callbacks=[StopsAfter(trainer, 3)])
+    assert (result.stop_reason, result.steps, result.adapter_step) == ("stopped", 3, kept)
+    assert same(result.adapter, began) == (kept == 0)
+    assert result.held_out_loss == dict(result.evaluation_losses).get(kept)
+
+
+def test_a_checkpoint_that_may_not_be_looked_at(handmade: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One error of ours that says what to do, of a new run and of one to be resumed."""
+
+    def closed(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    trainer = edgepeft.Trainer(edgepeft.load(handmade / "chat"), edgepeft.TrainingArguments(max_steps=1))
+    monkeypatch.setattr(Path, "exists", closed)
+    for resume in (False, True):
+        with pytest.raises(StorageError, match=r"safetensors: .* Permission denied\. Write to a folder that"):
+            trainer.fit([{"text": "hello."}], checkpoint_dir="theirs", resume=resume)

@@ -1,12 +1,23 @@
 """How far a bundle is from PyTorch: errors relative to what is compared, and rounding where that is almost nothing."""
 
+import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import torch
 from small_models import text_batch, tiny_bert
 
 import edgepeft_export
-from edgepeft_export.verify import MAX_ERROR, gradient_errors, loss_error, relative_error
+from edgepeft import names
+from edgepeft_export.verify import (
+    MAX_ERROR,
+    _compare_batches,
+    _compare_steps,
+    gradient_errors,
+    loss_error,
+    relative_error,
+)
 
 
 def test_the_loss_of_a_model_that_is_nearly_right() -> None:
@@ -45,3 +56,29 @@ def test_biases_alone(tmp_path: Path) -> None:
     )
     assert report.passed
     assert repr(report) == f"<Report of {len(report.rows)} comparisons, 0 failed>"
+
+
+def test_what_is_no_number_fails() -> None:
+    """In one gradient among others, and in one step among others, whichever comes first."""
+    weights = {name: torch.nn.Parameter(torch.ones(2)) for name in ("a", "b", "c")}
+    batch = {"x": torch.ones(2)}
+
+    def step(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {names.LOSS: sum((weight * batch["x"]).sum() for weight in weights.values())}
+
+    losses = (np.float32(np.nan if count == 1 else 6.0) for count in itertools.count())
+    given = {names.LOSS: np.float32(6.0)} | {names.gradient(name): np.ones(2, np.float32) for name in weights}
+    given[names.gradient("b")] = np.full(2, np.nan, np.float32)
+    engine = SimpleNamespace(
+        prepare=lambda tensors: tensors,
+        run=lambda graph, *_: given if graph != names.INFER else {},
+        stepper=lambda _: SimpleNamespace(step=lambda *_: SimpleNamespace(loss=next(losses))),
+    )
+    (gradients,) = [
+        row for row in _compare_batches(engine, step, weights, [batch]) if "gradients" in row.what
+    ]
+    assert gradients.what.endswith("worst b")
+    assert not gradients.passed
+    drift = _compare_steps(engine, step, weights, [batch])
+    assert np.isnan(drift.error)
+    assert not drift.passed
