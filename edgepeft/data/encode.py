@@ -141,6 +141,9 @@ class Encoder:
         told = [form.told for form in self._forms.values()]
         told.append(f"the arrays {', '.join(port.name for port in self.ports)}")
         expected = ", ".join(told[:-1]) + ", or " * (len(told) > 1) + told[-1]
+        lacking = next((sorted(known - keys) for known in self._forms if keys < known), None)
+        if lacking is not None and keys:
+            raise DataError(f"has no {lacking[0]!r}; expected {expected}.")
         if keys in self._foreign:
             task = self._foreign[keys].task
             raise DataError(

@@ -205,7 +205,7 @@ def test_rows_for_a_prediction_need_no_label(handmade: Path) -> None:
             "attention_mask": [1, 1],
         }
     with pytest.raises(
-        DataError, match=r'row 1: is for a language model; .*: expected {"text", "label"}, or the arrays'
+        DataError, match=r"row 1: has no 'label'; expected {\"text\", \"label\"}, or the arrays"
     ):
         model.open_data([{"text": "ab"}])
 
