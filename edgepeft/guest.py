@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import platform
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -219,8 +220,12 @@ def plan_memory(
 def low_priority(nice: int) -> Iterator[None]:
     """Lowers the priority of this thread, and so of the threads that it starts; raises none.
 
-    A system that does not let a program raise its priority keeps it low afterwards.
+    A system that does not let a program raise its priority keeps it low afterwards. Elsewhere than on Linux, where
+    priorities are of processes, nothing is changed.
     """
+    if platform.system() != "Linux":
+        yield
+        return
     thread = threading.get_native_id()  # on Linux, priorities are of threads
     before = os.getpriority(os.PRIO_PROCESS, thread)
     if before >= nice:

@@ -89,7 +89,9 @@ def move(path: Path, folder: Path) -> Path:
 
 
 def gather(watched: Watched, target: Path) -> int:
-    """Makes a folder of all that is to be learned from: examples and corrections, by class, as links.
+    """Makes a folder of all that is to be learned from: examples and corrections, by class.
+
+    Copies: a system that protects links lets nobody link what somebody else has put there.
 
     Returns:
         How many images are in it.
@@ -100,6 +102,6 @@ def gather(watched: Watched, target: Path) -> int:
         for label, path in by_class(source):
             place = target / label / f"{source.name}-{path.name}"
             place.parent.mkdir(parents=True, exist_ok=True)
-            place.hardlink_to(path)
+            shutil.copyfile(path, place)
             count += 1
     return count

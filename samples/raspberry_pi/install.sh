@@ -8,9 +8,11 @@ folder=/srv/edgepeft-reader
 
 echo "== installing into $home"
 mkdir -p "$home"
-cp -r "$here/bundle" "$here/samples" "$home/"
+cp -r "$here/bundle" "$here/samples" "$here/README.md" "$home/"
 python3 -m venv "$home/venv"
-"$home/venv/bin/pip" install --quiet --disable-pip-version-check "$(echo "$here"/edgepeft-*.whl)[onnxruntime,images]"
+wheel=$(ls "$here"/edgepeft-*.whl | tail -n 1)
+"$home/venv/bin/pip" install --quiet --disable-pip-version-check "$wheel[onnxruntime,images]"
+"$home/venv/bin/pip" install --quiet --disable-pip-version-check --force-reinstall --no-deps "$wheel"
 
 echo "== images go into $folder, by members of the group $group"
 mkdir -p "$folder"
@@ -23,5 +25,6 @@ echo "== starting the service"
 sed "s/^SupplementaryGroups=.*/SupplementaryGroups=$group/" "$here/edgepeft-reader.service" \
     > /etc/systemd/system/edgepeft-reader.service
 systemctl daemon-reload
-systemctl enable --now edgepeft-reader.service
+systemctl enable edgepeft-reader.service
+systemctl restart edgepeft-reader.service
 echo "== what it does: journalctl -fu edgepeft-reader"

@@ -1,6 +1,8 @@
 """What the reader is doing: one screen on a terminal that changes, or a line for each event elsewhere."""
 
+import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -41,6 +43,7 @@ class View:
     def __init__(self, title: str) -> None:
         self.state = State()
         self._title = title
+        self._lock = threading.RLock()
         self._events: deque[str] = deque(maxlen=_LINES)
         self._console = Console()
         self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
@@ -56,20 +59,20 @@ class View:
 
     def event(self, text: str) -> None:
         """Tells what happened."""
-        self._events.append(text)
-        if self._live is None:
-            self._console.print(Text(text), soft_wrap=True)
-        self.refresh()
+        with self._lock:
+            self._events.append(text)
+            if self._live is None:
+                self._console.print(Text(text), soft_wrap=True)
+            self.refresh()
 
     def refresh(self, **changes: Any) -> None:
         """Shows the state anew, with fields of it changed."""
-        new = {name: value for name, value in changes.items() if getattr(self.state, name) != value}
-        for name, value in new.items():
-            setattr(self.state, name, value)
-        if self._live is not None and (
-            new or not changes
-        ):  # drawing what is there already would cost more than looking
-            self._live.update(self._drawing(), refresh=True)
+        with self._lock:
+            new = {name: value for name, value in changes.items() if getattr(self.state, name) != value}
+            for name, value in new.items():
+                setattr(self.state, name, value)
+            if self._live is not None and (new or not changes):  # drawing anew costs more than looking
+                self._live.update(self._drawing(), refresh=True)
 
     def _drawing(self) -> Group:
         state = self.state
@@ -84,16 +87,23 @@ class View:
 
 
 class Learning(edgepeft.Callback):
-    """Tells a view how a training goes."""
+    """Tells a view how a training goes.
 
-    def __init__(self, view: View) -> None:
+    Args:
+        view: The view.
+        begun: Called as it begins: a run that is to end may not have heard it before.
+    """
+
+    def __init__(self, view: View, begun: Callable[[], None]) -> None:
         self._view = view
+        self._begun = begun
         self._total = 0
 
     def on_train_begin(self, total_steps: int, first_step: int) -> None:
         """The number of steps is known."""
         del first_step
         self._total = total_steps
+        self._begun()
 
     def on_step_end(self, step: int, result: StepResult) -> None:
         """Each step is shown on a terminal."""

@@ -8,10 +8,12 @@ goes on reading meanwhile, and then reads with what it has learned, which is in 
 """
 
 import argparse
+import contextlib
 import shutil
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -51,20 +53,20 @@ class Reader:
         self._arguments = edgepeft.TrainingArguments(**recommended)
         self._trainer: edgepeft.Trainer | None = None
         self._training: threading.Thread | None = None
-        self._failed = 0
-        self._seen: dict[Path, int] = {}
-        self.stopping = threading.Event()
+        self._failed: set[Path] = set()
+        self._seen: dict[Path, tuple[int, int]] = {}
+        self.stopping = False
 
     def look(self) -> None:
         """Does what there is to do, once."""
         for path in self._complete():
             self._read(path)
-        waiting = sum(1 for _ in by_class(self.watched.corrected))
-        self._view.refresh(corrections=(waiting, self._enough))
+        waiting = {path for _, path in by_class(self.watched.corrected)}
+        self._view.refresh(corrections=(len(waiting), self._enough))
         if self._training is not None and not self._training.is_alive():
             self._training = None
             self._view.refresh(doing=IDLE)
-        if waiting >= self._enough and waiting != self._failed and self._training is None:
+        if len(waiting) >= self._enough and waiting != self._failed and self._training is None:
             self._training = threading.Thread(target=self._learn, name="learning")
             self._training.start()
 
@@ -77,7 +79,7 @@ class Reader:
 
     def stop(self) -> None:
         """Ends it: a training that is running stops after its step, and its corrections wait for the next start."""
-        self.stopping.set()
+        self.stopping = True  # no event: a signal may come while its lock is held
         if self._trainer is not None:
             self._trainer.stop()
 
@@ -88,13 +90,21 @@ class Reader:
 
     def _complete(self) -> list[Path]:
         """New images that have not changed since the last look: one that is being copied is left alone."""
-        before, self._seen = (
-            self._seen,
-            {path: path.stat().st_mtime_ns for path in images(self.watched.inbox)},
-        )
-        return [path for path, changed in self._seen.items() if before.get(path) == changed]
+        before, self._seen = self._seen, {}
+        for path in images(self.watched.inbox):
+            with contextlib.suppress(OSError):  # it is gone again, or a link to nothing
+                status = path.stat()
+                self._seen[path] = (status.st_size, status.st_mtime_ns)
+        return [path for path, found in self._seen.items() if before.get(path) == found]
 
     def _read(self, path: Path) -> None:
+        try:
+            self._sort(path)
+        except OSError as error:
+            self._view.event(f"could not read {path}: {error}")
+
+    def _sort(self, path: Path) -> None:
+        """Moves an image to what it was read as."""
         try:
             row = {self._image.input: load_image(path, self._image)}
             (found,) = self.model.classify([row])
@@ -111,25 +121,25 @@ class Reader:
         work = self.watched.root / ".learning"
         taken = list(by_class(self.watched.corrected))
         try:
-            count = gather(self.watched, work)
-            self._view.event(f"learning from {count} images, {len(taken)} of them corrections")
-            self._view.refresh(doing="learning")
-            model = edgepeft.load(self.model.bundle)
-            trainer = self._trainer = edgepeft.Trainer(model, self._arguments)
-            if self.stopping.is_set():
-                return
-            result = trainer.fit(work, callbacks=[Learning(self._view)], guest=edgepeft.Guest())
-        except edgepeft.EdgepeftError as error:
-            self._failed = len(taken)  # until there are others
+            self._train(work, taken)
+        except (edgepeft.EdgepeftError, OSError) as error:
+            self._failed = {path for _, path in taken}  # until there are others
             self._view.event(f"could not learn: {error}")
-            return
         finally:
             shutil.rmtree(work, ignore_errors=True)
+
+    def _train(self, work: Path, taken: list[tuple[str, Path]]) -> None:
+        count = gather(self.watched, work)
+        self._view.event(f"learning from {count} images, {len(taken)} of them corrections")
+        self._view.refresh(doing="learning")
+        trainer = self._trainer = edgepeft.Trainer(edgepeft.load(self.model.bundle), self._arguments)
+        told = Learning(self._view, lambda: trainer.stop() if self.stopping else None)
+        result = trainer.fit(work, callbacks=[told], guest=edgepeft.Guest())
         if result.stop_reason == "stopped":
             return
         result.adapter.save(self.watched.adapter)
         for label, path in taken:
-            if path.exists():
+            with contextlib.suppress(OSError):  # somebody has moved it meanwhile
                 move(path, self.watched.examples / label)
         self.model.use(result.adapter)
         self._view.event(f"learned in {result.seconds:.1f} s, kept in {self.watched.adapter}")
@@ -160,9 +170,13 @@ def main() -> None:
             f"put images into {watched.inbox}; move wrong ones from {watched.read} to {watched.corrected}"
         )
         reader.score()
-        while not reader.stopping.wait(_LOOK_SECONDS):
-            reader.look()
-        reader.join()
+        try:
+            while not reader.stopping:
+                reader.look()
+                time.sleep(_LOOK_SECONDS)
+        finally:
+            reader.stop()
+            reader.join()
         view.event("ended")
 
 
