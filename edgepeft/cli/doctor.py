@@ -11,8 +11,8 @@ from rich.tree import Tree
 
 from edgepeft import board, estimate, memory, names, ort_package
 from edgepeft.bundle import read_manifest
-from edgepeft.cli.shared import FOLDER, console, json_option, plain, print_json
-from edgepeft.engines.choice import ORT_TRAINING, STOCK, choose
+from edgepeft.cli.shared import FOLDER, console, engine_facts, engine_text, json_option, plain, print_json
+from edgepeft.engines.choice import ORT_TRAINING, STOCK
 from edgepeft.errors import EngineError
 from edgepeft.guest import Guest, memory_limit
 from edgepeft.manifest import Manifest
@@ -62,19 +62,15 @@ def _runtime() -> dict[str, Any]:
 
 def _bundle(path: Path, manifest: Manifest) -> dict[str, Any]:
     """Whether a training fits, and what it takes; and the engine for this bundle."""
-    engine: dict[str, str | None]
     rows = [
         {"batch_size": batch_size, "length": length, **_memory(manifest, batch_size, length)}
         for batch_size in _BATCH_SIZES
         for length in _lengths(manifest)
     ]
-    try:
-        choice = choose(manifest)
-        engine = {"engine": choice.engine, "engine_reason": choice.why}
-    except EngineError as error:
-        engine = {"engine": None, "engine_reason": str(error)}
     model = {"bundle": str(path), "model_name": manifest.model.name}
-    return engine | model | {"fits": rows[0]["fits"] if rows else None, "training_memory": rows}
+    return (
+        engine_facts(manifest) | model | {"fits": rows[0]["fits"] if rows else None, "training_memory": rows}
+    )
 
 
 def _lengths(manifest: Manifest) -> list[int | None]:
@@ -115,8 +111,7 @@ def _drawing(facts: Mapping[str, Any]) -> Tree:
     _leaf(now, "power", _measure(facts["watts"], "W"))
     runtime = tree.add("runtime")
     _leaf(runtime, "onnxruntime", f"{facts['onnxruntime'] or 'none'} {facts['onnxruntime_version'] or ''}")
-    runs = f"{facts['engine']} would run" if facts["engine"] else "none can run"
-    _leaf(runtime, "engine", f"{runs}: {facts['engine_reason']}")
+    _leaf(runtime, "engine", engine_text(facts))
     if "bundle" in facts:
         answer = {True: "fits", False: "does not fit", None: "cannot be told"}[facts["fits"]]
         of = tree.add(plain(f"training {facts['model_name']} ({facts['bundle']}): {answer}"))

@@ -16,12 +16,13 @@ from edgepeft.cli.shared import (
     bar,
     bundle_argument,
     console,
+    engine_facts,
+    engine_text,
     json_option,
     plain,
     print_json,
 )
-from edgepeft.engines.choice import choose, engines_of
-from edgepeft.errors import EngineError
+from edgepeft.engines.choice import engines_of
 from edgepeft.manifest import Manifest
 from edgepeft.units import size_text
 
@@ -60,22 +61,13 @@ def info(*, bundle: Path, as_json: bool) -> None:
         "training": manifest.training,
         "training_memory": _memory(manifest),
         "engines": engines_of(manifest),
-        **_engine(manifest),
+        **engine_facts(manifest),
         "made_by": manifest.made_by,
     }
     if as_json:
         print_json(facts)
     else:
         console().print(_drawing(facts, manifest))
-
-
-def _engine(manifest: Manifest) -> dict[str, str | None]:
-    """The engine that would run here, and why; or why none can."""
-    try:
-        choice = choose(manifest)
-    except EngineError as error:
-        return {"engine": None, "engine_reason": str(error)}
-    return {"engine": choice.engine, "engine_reason": choice.why}
 
 
 def _memory(manifest: Manifest) -> list[dict[str, Any]]:
@@ -123,8 +115,7 @@ def _drawing(facts: Mapping[str, Any], manifest: Manifest) -> Tree:
         tree.add("memory for a training: the exporter could not tell")
     _leaf(tree, "recommended", ", ".join(f"{name} {value:g}" for name, value in facts["training"].items()))
     _leaf(tree, "engines", ", ".join(facts["engines"]))
-    runs = f"{facts['engine']} would run" if facts["engine"] else "none can run"
-    _leaf(tree, "here", f"{runs}: {facts['engine_reason']}")
+    _leaf(tree, "here", engine_text(facts))
     _leaf(tree, "made by", ", ".join(f"{name} {version}" for name, version in facts["made_by"].items()))
     return tree
 

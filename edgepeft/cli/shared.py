@@ -15,7 +15,9 @@ from rich.text import Text
 from edgepeft import names, store, text
 from edgepeft.adapter import holds_an_adapter_only
 from edgepeft.data import Dataset
-from edgepeft.errors import ArgumentError, StorageError
+from edgepeft.engines.choice import choose
+from edgepeft.errors import ArgumentError, EngineError, StorageError
+from edgepeft.manifest import Manifest
 from edgepeft.model import Model
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -169,3 +171,18 @@ def _is_adapter(folder: Path) -> bool:
     with store.refusals(folder):
         there = all((folder / name).is_file() for name in (names.ADAPTER_CONFIG, names.ADAPTER_MODEL))
         return there and holds_an_adapter_only(folder)
+
+
+def engine_facts(manifest: Manifest) -> dict[str, str | None]:
+    """The engine that would run a bundle here, and why; or why none can."""
+    try:
+        choice = choose(manifest)
+    except EngineError as error:
+        return {"engine": None, "engine_reason": str(error)}
+    return {"engine": choice.engine, "engine_reason": choice.why}
+
+
+def engine_text(facts: Mapping[str, Any]) -> str:
+    """What `engine_facts` found, as a line."""
+    runs = f"{facts['engine']} would run" if facts["engine"] else "none can run"
+    return f"{runs}: {facts['engine_reason']}"

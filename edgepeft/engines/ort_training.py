@@ -16,7 +16,7 @@ import onnxruntime as ort
 from edgepeft import names, ort_package
 from edgepeft.bundle import Bundle
 from edgepeft.engines.base import Batch
-from edgepeft.engines.sessions import SessionEngine, Values, data_value, reason, wrap
+from edgepeft.engines.sessions import SessionEngine, Values, reason, wrap
 from edgepeft.errors import EngineError
 from edgepeft.manifest import OrtTrainingInfo
 from edgepeft.onnx_external import check_self_contained
@@ -54,8 +54,7 @@ class OrtTrainingEngine(SessionEngine):
         """Like `run`, with the outputs left where ONNX Runtime has them."""
         if graph != names.TRAIN:
             return super().call_on(graph, batch, adapter)
-        ports = self._bundle.manifest.data_inputs(graph)
-        feeds = {port.name: data_value(port, graph, batch) for port in ports}
+        feeds = self._data(graph, batch)
         with self._training_lock:  # the package keeps adapter and gradients in one place
             if self._training is None:
                 self._training = self._open_training()

@@ -71,8 +71,7 @@ class SessionEngine(abc.ABC):
 
     def call_on(self, graph: str, batch: Batch, adapter: Values) -> dict[str, ort.OrtValue]:
         """Like `run`, with the outputs left where ONNX Runtime has them."""
-        ports = self._bundle.manifest.data_inputs(graph)
-        return self.call(graph, {port.name: data_value(port, graph, batch) for port in ports} | dict(adapter))
+        return self.call(graph, self._data(graph, batch) | dict(adapter))
 
     def call(self, graph: str, feeds: Values) -> dict[str, ort.OrtValue]:
         """Runs a graph on ONNX Runtime's own values."""
@@ -83,6 +82,11 @@ class SessionEngine(abc.ABC):
         except Exception as error:  # onnxruntime's errors have no common base
             raise EngineError(f"graph {graph!r}: ONNX Runtime refused the batch: {reason(error)}") from error
         return dict(zip(outputs, values, strict=True))
+
+    def _data(self, graph: str, batch: Batch) -> dict[str, ort.OrtValue]:
+        """A graph's data inputs from a batch, checked."""
+        ports = self._bundle.manifest.data_inputs(graph)
+        return {port.name: _value(port, graph, batch) for port in ports}
 
     def _session(self, graph: str) -> ort.InferenceSession:
         with self._lock:
@@ -242,7 +246,7 @@ def _share_arena() -> None:
     ort.create_and_register_allocator(cpu, growth)
 
 
-def data_value(port: Port, graph: str, batch: Batch) -> ort.OrtValue:
+def _value(port: Port, graph: str, batch: Batch) -> ort.OrtValue:
     """A graph's input from a batch, checked."""
     name = port.name
     if name not in batch:

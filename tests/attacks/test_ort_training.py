@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from protobuf import field
 
 import edgepeft
 from edgepeft import manifest, names
@@ -17,24 +18,14 @@ SECRET = b"\x00" * 64
 BATCH = {"image": np.zeros((1, 1, 8, 8), np.float32), "labels": np.zeros(1, np.int64)}
 
 
-def message(number: int, content: bytes) -> bytes:
-    """A field of bytes of a protocol buffer."""
-    size, length = bytearray(), len(content)
-    while length > 0x7F:
-        size.append(length & 0x7F | 0x80)
-        length >>= 7
-    size.append(length)
-    return bytes([number << 3 | 2, *size]) + content
-
-
 def pointing_to(location: str) -> bytes:
     """A model's end that adds an initializer, [16] float32, which lies in another file."""
     entries = {"location": location, "offset": "0", "length": str(len(SECRET))}
     external = b"".join(
-        message(13, message(1, key.encode()) + message(2, value.encode())) for key, value in entries.items()
+        field(13, field(1, key.encode()) + field(2, value.encode())) for key, value in entries.items()
     )
-    tensor = bytes([1 << 3, 16, 2 << 3, 1]) + message(8, b"secret") + external + bytes([14 << 3, 1])
-    return message(7, message(5, tensor))
+    tensor = bytes([1 << 3, 16, 2 << 3, 1]) + field(8, b"secret") + external + bytes([14 << 3, 1])
+    return field(7, field(5, tensor))
 
 
 def parent(bundle: Path, secret: Path) -> str:

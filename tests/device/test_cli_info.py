@@ -10,8 +10,9 @@ from click.testing import CliRunner
 from foreign_files import change_manifest
 
 import edgepeft
-from edgepeft import estimate
+from edgepeft import estimate, ort_package
 from edgepeft.cli import main
+from edgepeft.errors import EngineError
 
 
 def shown(bundle: Path) -> str:
@@ -42,6 +43,27 @@ def test_a_language_model(bundles: Path) -> None:
         "estimated",
     ):
         assert words in text
+
+
+def test_the_engine_that_would_run(bundles: Path) -> None:
+    """It is the one that does, by the package that is installed; the bundle is made for both."""
+    package = ort_package.installed()
+    facts = told(bundles / "conv-net")
+    assert facts["engines"] == ["stock", "ort-training"]
+    assert facts["engine"] == edgepeft.load(bundles / "conv-net").engine.name
+    assert facts["engine_reason"] == f"{package.name} {package.version} is installed"
+    assert f"here  {facts['engine']} would run: {facts['engine_reason']}" in shown(bundles / "conv-net")
+
+
+def test_no_engine_can_run(bundles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bundle is shown all the same, with the reason."""
+
+    def refuse() -> ort_package.Package:
+        raise EngineError("two overwrite each other.")
+
+    monkeypatch.setattr(ort_package, "installed", refuse)
+    assert told(bundles / "conv-net")["engine"] is None
+    assert "here  none can run: two overwrite each other." in shown(bundles / "conv-net")
 
 
 def test_a_classifier(bundles: Path) -> None:

@@ -1,17 +1,10 @@
 """A model that would have ONNX Runtime open other files is refused, wherever its tensor stands."""
 
 import pytest
+from protobuf import field
 
 from edgepeft.errors import BundleError
 from edgepeft.onnx_external import check_self_contained
-
-
-def field(number: int, content: bytes) -> bytes:
-    """A field of bytes of a protocol buffer, of less than 128 bytes."""
-    assert len(content) < 128
-    tag = number << 3 | 2
-    head = bytes([tag]) if tag < 128 else bytes([tag & 0x7F | 0x80, tag >> 7])
-    return head + bytes([len(content)]) + content
 
 
 def inside(content: bytes, *numbers: int) -> bytes:
@@ -61,16 +54,6 @@ def test_graphs_in_graphs_without_end() -> None:
     """Depth is bounded, as the work is."""
     content = b""
     for _ in range(30):
-        content = field_of_any_size(7 if _ == 29 else 6, field_of_any_size(1, field_of_any_size(5, content)))
+        content = field(7 if _ == 29 else 6, field(1, field(5, content)))
     with pytest.raises(BundleError, match="nested too deeply"):
         check_self_contained(content, "model.onnx")
-
-
-def field_of_any_size(number: int, content: bytes) -> bytes:
-    """A field of bytes of a protocol buffer."""
-    size, length = bytearray(), len(content)
-    while length > 0x7F:
-        size.append(length & 0x7F | 0x80)
-        length >>= 7
-    size.append(length)
-    return bytes([number << 3 | 2]) + bytes(size) + content

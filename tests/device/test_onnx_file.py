@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from protobuf import field, varint
 
 import edgepeft
 from edgepeft import names
@@ -18,28 +19,14 @@ varints = st.integers(0, 2**64 - 1)
 numbers = st.integers(1, 2**29 - 1)
 
 
-def varint(value: int) -> bytes:
-    """The shortest encoding of a whole number."""
-    head = b""
-    while value >= 0x80:
-        head += bytes([value & 0x7F | 0x80])
-        value >>= 7
-    return head + bytes([value])
-
-
-def block(number: int, content: bytes) -> bytes:
-    """A field of bytes."""
-    return varint(number << 3 | 2) + varint(len(content)) + content
-
-
 def model(*parts: bytes, before: bytes = b"", after: bytes = b"") -> bytes:
     """An ONNX file with a graph of those parts."""
-    return before + block(7, b"".join(parts)) + after
+    return before + field(7, b"".join(parts)) + after
 
 
 def named(number: int, name: str, name_field: int = 1) -> bytes:
     """A field of the graph with a name inside."""
-    return block(number, block(name_field, name.encode()))
+    return field(number, field(name_field, name.encode()))
 
 
 INPUT_A, INPUT_X = named(11, "a"), named(11, "x")
@@ -143,33 +130,33 @@ def test_the_longest_number_is_read() -> None:
 
 def test_an_input_becomes_a_constant_and_the_rest_stays() -> None:
     """Byte for byte: unknown fields, their order, what stands before and after the graph."""
-    node, output = block(1, b"node"), named(12, "y")
+    node, output = field(1, b"node"), named(12, "y")
     odd = varint(99 << 3 | 5) + b"odd!"
-    head, tail = varint(1 << 3) + varint(10), block(8, b"opset")
+    head, tail = varint(1 << 3) + varint(10), field(8, b"opset")
     file = model(node, INPUT_X, odd, INPUT_A, output, before=head, after=tail)
     tensor = (
         varint(1 << 3) + varint(2)  # dims
         + varint(2 << 3) + varint(1)  # float32
-        + block(8, b"a")
-        + block(9, b"\x00\x00\x80\x3f\x00\x00\x00\x80")  # 1.0, -0.0
+        + field(8, b"a")
+        + field(9, b"\x00\x00\x80\x3f\x00\x00\x00\x80")  # 1.0, -0.0
     )  # fmt: skip
-    expected = model(node, INPUT_X, odd, output, block(5, tensor), before=head, after=tail)
+    expected = model(node, INPUT_X, odd, output, field(5, tensor), before=head, after=tail)
     assert inputs_to_constants(file, ONE, "file") == expected
 
 
 def test_a_number_by_itself_has_no_sizes() -> None:
     """A tensor without axes, and one that lies in another order in memory."""
     scalar = inputs_to_constants(model(INPUT_A), {"a": np.array(2.0, np.float32)}, "file")
-    assert scalar.endswith(block(8, b"a") + block(9, b"\x00\x00\x00\x40"))
+    assert scalar.endswith(field(8, b"a") + field(9, b"\x00\x00\x00\x40"))
     value = np.arange(6, dtype=np.float32).reshape(2, 3)
     turned = inputs_to_constants(model(INPUT_A), {"a": value.T}, "file")
-    assert turned.endswith(block(9, np.ascontiguousarray(value.T).tobytes()))
+    assert turned.endswith(field(9, np.ascontiguousarray(value.T).tobytes()))
 
 
 def external(location: str, name: str = "w") -> bytes:
     """A weight that lies in another file."""
-    entry = block(1, b"location") + block(2, location.encode())
-    return block(5, block(8, name.encode()) + block(13, entry))
+    entry = field(1, b"location") + field(2, location.encode())
+    return field(5, field(8, name.encode()) + field(13, entry))
 
 
 def test_weights_beside_the_model_stay() -> None:
@@ -186,11 +173,11 @@ def test_weights_beside_the_model_stay() -> None:
         (varint(7 << 3) + b"\x01", "one graph"),
         (model(INPUT_X), "'a' as an input, once"),
         (model(INPUT_A, INPUT_A), "'a' as an input, once"),
-        (model(INPUT_A, block(5, block(8, b"a"))), "'a' is a constant already"),
+        (model(INPUT_A, field(5, field(8, b"a"))), "'a' is a constant already"),
         (model(external("/etc/passwd"), INPUT_A), "'w' lies in '/etc/passwd'"),
         (model(external("../base.safetensors"), INPUT_A), "expected base.safetensors"),
-        (model(block(11, varint(1 << 3) + b"\x05"), INPUT_A), "a name that is no text"),
-        (model(block(11, block(1, b"\xff")), INPUT_A), "a name that is no UTF-8"),
+        (model(field(11, varint(1 << 3) + b"\x05"), INPUT_A), "a name that is no text"),
+        (model(field(11, field(1, b"\xff")), INPUT_A), "a name that is no UTF-8"),
         (model(varint(11 << 3) + b"\x05", INPUT_A), "field 11 of wire type 0"),
         (model(varint(5 << 3) + b"\x05", INPUT_A), "field 5 of wire type 0"),
         (model(INPUT_A)[:-1], "cut off"),
@@ -205,7 +192,7 @@ def test_models_that_are_refused(file: bytes, words: str) -> None:
 
 def test_the_last_of_two_names_counts() -> None:
     """As in every reader of protocol buffers: no other program sees another input."""
-    twice = block(11, block(1, b"x") + block(1, b"a"))
+    twice = field(11, field(1, b"x") + field(1, b"a"))
     assert twice not in inputs_to_constants(model(twice), ONE, "file")
 
 

@@ -6,6 +6,7 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +29,20 @@ def open_engine(bundle: edgepeft.Bundle) -> OrtTrainingEngine:
     return OrtTrainingEngine(bundle, bundle.manifest.ort_training, 1)
 
 
+def moved(model: edgepeft.Model, count: int) -> list[Any]:
+    """Adapters, ready to run, each moved off the start in another way."""
+    rng = np.random.default_rng(0)
+    return [
+        model.engine.prepare(
+            {
+                name: (value + 0.1 * rng.standard_normal(value.shape)).astype(np.float32)
+                for name, value in model.adapter.tensors.items()
+            }
+        )
+        for _ in range(count)
+    ]
+
+
 @needs_package
 def test_nothing_is_left_on_the_disk(bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The package takes files; what was written for it is gone when it has them."""
@@ -43,16 +58,7 @@ def test_gradients_are_those_of_the_adapter_that_is_given(bundles: Path) -> None
     """The package keeps one adapter and its gradients; a call has neither of the call before."""
     model = edgepeft.load(bundles / "conv-net")
     assert isinstance(model.engine, OrtTrainingEngine)
-    rng = np.random.default_rng(0)
-    adapters = [
-        model.engine.prepare(
-            {
-                name: (value + 0.1 * rng.standard_normal(value.shape)).astype(np.float32)
-                for name, value in model.adapter.tensors.items()
-            }
-        )
-        for _ in range(2)
-    ]
+    adapters = moved(model, 2)
     first = model.engine.run(names.TRAIN, BATCH, adapters[0])
     second = model.engine.run(names.TRAIN, BATCH, adapters[1])
     again = model.engine.run(names.TRAIN, BATCH, adapters[0])
@@ -64,16 +70,7 @@ def test_gradients_are_those_of_the_adapter_that_is_given(bundles: Path) -> None
 def test_two_threads_train_and_two_predict(bundles: Path) -> None:
     """Each gets the answers of its own adapter, though the package holds one adapter and its gradients."""
     model = edgepeft.load(bundles / "conv-net")
-    rng = np.random.default_rng(0)
-    adapters = [
-        model.engine.prepare(
-            {
-                name: (value + 0.1 * rng.standard_normal(value.shape)).astype(np.float32)
-                for name, value in model.adapter.tensors.items()
-            }
-        )
-        for _ in range(4)
-    ]
+    adapters = moved(model, 4)
     pairs = list(zip([names.TRAIN, names.TRAIN, names.INFER, names.INFER], adapters, strict=True))
     expected = [model.engine.run(graph, BATCH, adapter) for graph, adapter in pairs]
     wrong: list[str] = []
