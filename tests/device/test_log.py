@@ -111,7 +111,7 @@ def test_a_run_that_is_refused_leaves_no_log(tmp_path: Path) -> None:
     """Nor does a log of which no run was ever told."""
     log = edgepeft.JsonLinesLog(tmp_path / "log.jsonl")
     trainer = edgepeft.Trainer(edgepeft.load(HANDMADE / "chat"), edgepeft.TrainingArguments())
-    with pytest.raises(DataError, match="has the keys prompt"):
+    with pytest.raises(DataError, match="has no 'completion'"):
         trainer.fit([{"prompt": "who?"}], callbacks=[log])
     assert not list(tmp_path.iterdir())
 
