@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgepeft import names
+from edgepeft.engines.choice import ORT_TRAINING, STOCK
 from edgepeft.limits import MiB
-from edgepeft.manifest import MONOMIALS, GraphInfo, Manifest
+from edgepeft.manifest import MONOMIALS, GraphInfo, Manifest, Monomial
 
 #: Resident bytes of Python, NumPy, ONNX Runtime and edgepeft before a bundle is opened, on Linux x86-64.
 _RUNTIME_BYTES = 77 * MiB
@@ -17,9 +19,9 @@ _BYTES_PER_GRAPH_BYTE = 40
 #: The same for each byte of tokenizer.json.
 _BYTES_PER_TOKENIZER_BYTE = 28
 
-#: What ONNX Runtime takes by each byte of the tensors that are alive at once in the graph's own order: it runs nodes in
+#: What an engine takes by each byte of the tensors that are alive at once in the graph's own order: it runs nodes in
 #: another order, merges some, keeps room for its kernels, and its allocator leaves gaps. Measured, on large batches.
-_BYTES_PER_LIVE_BYTE = 1.15
+_BYTES_PER_LIVE_BYTE = {STOCK: 1.25, ORT_TRAINING: 1.65}
 
 #: Copies of the adapter besides the optimizer's: its values and gradients, and the mean of accumulated gradients.
 _ADAPTER_COPIES = 3
@@ -59,7 +61,7 @@ class MemoryEstimate:
 
 
 def training_memory(
-    manifest: Manifest, batch_size: int, length: int = 1, optimizer: str = "adamw"
+    manifest: Manifest, batch_size: int, length: int = 1, optimizer: str = "adamw", engine: str = STOCK
 ) -> MemoryEstimate | None:
     """Estimates the peak resident size of a process that trains on batches of one size.
 
@@ -68,17 +70,19 @@ def training_memory(
         batch_size: Rows that are run at once.
         length: Length of the longest row, for models whose inputs have one.
         optimizer: A key of `names.OPTIMIZERS`.
+        engine: The engine that runs it.
 
     Returns:
         The estimate, or `None` if the exporter could not tell what the train graph takes.
     """
-    memory = manifest.graphs[names.TRAIN].memory if names.TRAIN in manifest.graphs else None
+    file, memory = _train_graph(manifest, engine)
     if memory is None:
         return None
     slots = len(names.OPTIMIZERS[optimizer].slots)
     adapter = sum(_FLOAT32_BYTES * math.prod(tensor.shape) for tensor in manifest.adapter.tensors)
-    graphs = (names.TRAIN, names.ACCUMULATE, names.update_graph(optimizer))
-    sizes = [manifest.files[manifest.graphs[name].file].size for name in graphs if name in manifest.graphs]
+    others = (names.ACCUMULATE, names.update_graph(optimizer))
+    files = [file, *(manifest.graphs[name].file for name in others if name in manifest.graphs)]
+    sizes = [manifest.files[each].size for each in files]
     tokenizer = manifest.files.get(names.TOKENIZER)
     live = sum(value * MONOMIALS[term](batch_size, length) for term, value in memory.items())
     return MemoryEstimate(
@@ -87,8 +91,17 @@ def training_memory(
         graphs=_BYTES_PER_GRAPH_BYTE * sum(sizes),
         tokenizer=_BYTES_PER_TOKENIZER_BYTE * (tokenizer.size if tokenizer else 0),
         adapter=adapter * (_ADAPTER_COPIES + 2 * slots + 1),
-        activations=round(_BYTES_PER_LIVE_BYTE * live),
+        activations=round(_BYTES_PER_LIVE_BYTE[engine] * live),
     )
+
+
+def _train_graph(manifest: Manifest, engine: str) -> tuple[str, Mapping[Monomial, float] | None]:
+    """The file of what an engine trains with, and its memory."""
+    info = manifest.ort_training
+    if engine == ORT_TRAINING and info is not None:
+        return info.graphs[names.TRAIN], info.memory
+    graph = manifest.graphs.get(names.TRAIN)
+    return ("", None) if graph is None else (graph.file, graph.memory)
 
 
 def has_length(graph: GraphInfo) -> bool:

@@ -16,8 +16,8 @@ from edgepeft.arguments import Range, TrainingArguments
 from edgepeft.board import Sensors
 from edgepeft.callbacks import Callback
 from edgepeft.errors import MemoryLimitError
-from edgepeft.estimate import MemoryEstimate
 from edgepeft.manifest import Manifest
+from edgepeft.memory import Resident
 from edgepeft.units import size_text
 
 #: What a run waits for to become better: heat, the supply or what else a board is slowed down for, the battery.
@@ -221,47 +221,53 @@ class MemoryPlan:
     limit_bytes: int = 0
 
 
-def memory_limit(guest: Guest, wanted: MemoryEstimate, resident_bytes: int) -> int | None:
-    """Bytes that a training may take in all; `None` where the machine does not say.
+def memory_limit(guest: Guest, resident: Resident) -> int | None:
+    """Bytes that this process may take in all; `None` where the machine does not say.
 
     Args:
         guest: The limit that was asked for.
-        wanted: What the training is expected to take.
-        resident_bytes: What the process holds already: as far as the estimate counts it, it is not taken again.
+        resident: What the process holds already, and need not take again.
     """
     if guest.max_memory is not None:
         return guest.max_memory
     available = board.available_memory(guest.root)
-    return None if available is None else available + min(resident_bytes, int(wanted.loaded))
+    return None if available is None else available + resident.now
 
 
 def plan_memory(
-    guest: Guest, manifest: Manifest, arguments: TrainingArguments, length: int, resident_bytes: int
+    guest: Guest,
+    manifest: Manifest,
+    engine: str,
+    arguments: TrainingArguments,
+    length: int,
+    resident: Resident,
 ) -> MemoryPlan:
     """Half as many rows at once, and half of that, until they fit into memory.
 
     Args:
         guest: The limit.
         manifest: The bundle's: it says what a batch takes, if the exporter could tell.
+        engine: The engine that runs it.
         arguments: The batch that was asked for.
         length: Length of the longest row.
-        resident_bytes: What the process holds already.
+        resident: What the process holds already.
 
     Raises:
         MemoryLimitError: Not even one row fits.
     """
-    wanted = estimate.training_memory(manifest, arguments.batch_size, length, arguments.optimizer)
+    wanted = estimate.training_memory(manifest, arguments.batch_size, length, arguments.optimizer, engine)
     if wanted is None:
         return MemoryPlan(arguments.batch_size)
-    limit = memory_limit(guest, wanted, resident_bytes)
+    limit = memory_limit(guest, resident)
     if limit is None:
         return MemoryPlan(arguments.batch_size)
-    rows, expected = arguments.batch_size, wanted.total
+    besides = max(0.0, resident.before_computing - wanted.loaded)  # data, and whatever else the program is
+    rows, expected = arguments.batch_size, wanted.total + besides
     while expected > limit and rows > 1:
         rows //= 2
-        found = estimate.training_memory(manifest, rows, length, arguments.optimizer)
+        found = estimate.training_memory(manifest, rows, length, arguments.optimizer, engine)
         assert found is not None
-        expected = found.total
+        expected = found.total + besides
     if expected > limit:
         varies = estimate.has_length(manifest.graphs[names.TRAIN])
         of, lower = (f"one row of length {length}", "Lower max_length, end") if varies else ("one row", "End")
@@ -269,7 +275,7 @@ def plan_memory(
             f"training on {of} is expected to take {size_text(expected)} of memory; there are "
             f"{size_text(limit)}. {lower} other programs, or raise max_memory."
         )
-    return MemoryPlan(rows, int(wanted.total), limit)
+    return MemoryPlan(rows, int(wanted.total + besides), limit)
 
 
 @contextlib.contextmanager

@@ -25,14 +25,16 @@ _Sha256 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.MAX_NAME_LENGTH)]
 _Dtype = Literal["float32", "float64", "int64", "int32", "bool", "uint8"]
 
-#: Terms of a graph's memory polynomial, by their names, as functions of rows and their length.
-MONOMIALS: dict[str, Callable[[int, int], int]] = {
+#: A term of a graph's memory polynomial.
+Monomial = Literal["1", "batch", "batch*length", "batch*length*length"]
+
+#: The terms, as functions of rows and their length.
+MONOMIALS: dict[Monomial, Callable[[int, int], int]] = {
     "1": lambda _batch, _length: 1,
     "batch": lambda batch, _length: batch,
     "batch*length": lambda batch, length: batch * length,
     "batch*length*length": lambda batch, length: batch * length * length,
 }
-_Monomial = Literal["1", "batch", "batch*length", "batch*length*length"]
 _Coefficient = Annotated[float, msgspec.Meta(ge=0, le=float(limits.MAX_BUNDLE_FILE_BYTES))]
 
 _PATH = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]*(/[A-Za-z0-9_\-][A-Za-z0-9_.\-]*)*")
@@ -84,7 +86,7 @@ class GraphInfo(_Part, frozen=True):
     inputs: list[Port]
     outputs: list[Port]
     weights: list[_Name]
-    memory: dict[_Monomial, _Coefficient] | None = None
+    memory: dict[Monomial, _Coefficient] | None = None
 
 
 class TextInfo(_Part, frozen=True):
@@ -108,10 +110,14 @@ class ImageInfo(_Part, frozen=True):
 
 
 class OrtTrainingInfo(_Part, frozen=True):
-    """Files for engine ort-training: graphs that take the weights of the same graph as inputs too, and its checkpoint."""
+    """Files for engine ort-training: graphs that take the weights of the same graph as inputs too, and its checkpoint.
+
+    The memory is that of its graph "train", as in `GraphInfo`.
+    """
 
     graphs: dict[str, str]
     checkpoint: str
+    memory: dict[Monomial, _Coefficient] | None = None
 
 
 class FileInfo(_Part, frozen=True):

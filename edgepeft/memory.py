@@ -1,7 +1,9 @@
 """How much memory this process has taken."""
 
+import functools
 import resource
 from pathlib import Path
+from typing import NamedTuple
 
 from edgepeft.limits import KiB
 
@@ -19,8 +21,26 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KiB if told is None else told
 
 
-def resident_bytes() -> int:
-    """Resident size of this process now, in bytes; 0 where there is no /proc."""
+class Resident(NamedTuple):
+    """Resident sizes of this process in bytes, 0 where there is no /proc.
+
+    Attributes:
+        now: As it is.
+        before_computing: As it was before ONNX Runtime first computed, which keeps its buffers for what comes next.
+    """
+
+    now: int
+    before_computing: int
+
+
+def resident() -> Resident:
+    """What this process holds."""
+    return Resident(_told(_RESIDENT) or 0, before_computing())
+
+
+@functools.cache
+def before_computing() -> int:
+    """Resident size of this process in bytes, when this was first asked: to be asked before it first computes."""
     return _told(_RESIDENT) or 0
 
 

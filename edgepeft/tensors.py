@@ -106,22 +106,22 @@ def parse_checked(
         error: The error to raise.
 
     Returns:
-        Tensors, read-only and apart from `content`, and metadata.
+        Tensors in the file's order, read-only and apart from `content`, and metadata.
 
     Raises:
         EdgepeftError: Of the given type, if anything is off, or the library sees something else in the file.
     """
     entries, metadata = parse_header(content, where, error)
     try:
-        arrays: dict[str, Array] = load(bytes(content))
+        loaded: dict[str, Array] = load(bytes(content))  # in another order each time
     except (SafetensorError, ValueError, KeyError, TypeError) as cause:
         raise error(f"{where}: the safetensors library refuses it: {cause}. Copy it again.") from cause
     expected = {name: (entry.dtype, entry.shape) for name, entry in entries.items()}
-    if {name: (array.dtype, array.shape) for name, array in arrays.items()} != expected:
+    if {name: (array.dtype, array.shape) for name, array in loaded.items()} != expected:
         raise error(f"{where}: two readers see different tensors in it. Do not use it.")
-    for array in arrays.values():
+    for array in loaded.values():
         array.flags.writeable = False
-    return arrays, metadata
+    return {name: loaded[name] for name in entries}, metadata
 
 
 def serialize(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:

@@ -177,7 +177,8 @@ class Trainer:
             for data in (rows, held_out)
             if data is not None
         )
-        plan = plan_memory(guest, manifest, self.arguments, length, memory.resident_bytes())
+        engine = self.model.engine.name
+        plan = plan_memory(guest, manifest, engine, self.arguments, length, memory.resident())
         if plan.rows < self.arguments.batch_size:
             manifest.graph(names.ACCUMULATE)
         return plan

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from edgepeft import estimate
 from edgepeft.bundle import read_manifest
+from edgepeft.engines.choice import choose
 from edgepeft.limits import MiB
 
 _STEPS = 2
@@ -65,7 +66,7 @@ def cases(bundle: Path, batch_sizes: list[int], lengths: list[int]) -> Iterator[
     manifest = read_manifest(bundle)
     varies = estimate.has_length(manifest.graph("train"))
     for rows, length in itertools.product(batch_sizes, lengths if varies else [None]):
-        predicted = estimate.training_memory(manifest, rows, length or 1)
+        predicted = estimate.training_memory(manifest, rows, length or 1, engine=choose(manifest).engine)
         if predicted is None:
             sys.exit(f"{bundle}: its manifest says nothing about memory; export it again")
         yield Case(rows, length, predicted.total, _measured(bundle, rows, length or 1))

@@ -12,6 +12,7 @@ from edgepeft import board, estimate, memory, names, ort_package
 from edgepeft.arguments import TrainingArguments
 from edgepeft.bundle import read_manifest
 from edgepeft.cli.shared import bundle_argument, json_option, plain, print_json, threads_option
+from edgepeft.engines.choice import choose
 from edgepeft.errors import ArgumentError
 from edgepeft.guest import Guest, plan_memory
 from edgepeft.manifest import Manifest
@@ -46,20 +47,21 @@ def bench(
     """
     manifest = read_manifest(bundle)
     rows_length = _length(manifest, length)
-    _check_memory(manifest, batch_size, rows_length or 1)
+    engine = choose(manifest).engine
+    _check_memory(manifest, engine, batch_size, rows_length or 1)
     model = load(bundle, threads=threads)
     found = measuring.measure(model, batch_size, rows_length or 1, steps, board.ROOT)
     machine = board.board(board.ROOT)
     package = ort_package.installed()
     used = machine.usable_cores if threads is None else threads
-    expected = estimate.training_memory(manifest, batch_size, rows_length or 1)
+    expected = estimate.training_memory(manifest, batch_size, rows_length or 1, engine=engine)
     facts = {
         "machine": machine.model or machine.processor or machine.architecture,
         "emulated": machine.emulated,
         "model": manifest.model.name,
         "edgepeft": version("edgepeft"),
         "onnxruntime": f"{package.name} {package.version}",
-        "engine": model.engine.name,
+        "engine": engine,
         "threads": used,
         "batch_size": batch_size,
         "length": rows_length,
@@ -85,14 +87,15 @@ def _length(manifest: Manifest, length: int) -> int | None:
     return min(length, manifest.text.max_length if manifest.text else length)
 
 
-def _check_memory(manifest: Manifest, batch_size: int, length: int) -> None:
+def _check_memory(manifest: Manifest, engine: str, batch_size: int, length: int) -> None:
     """A batch that does not fit would have the system end the program, or others."""
     plan = plan_memory(
         Guest(root=board.ROOT),
         manifest,
+        engine,
         TrainingArguments(batch_size=batch_size),
         length,
-        memory.resident_bytes(),
+        memory.resident(),
     )
     if plan.rows < batch_size:
         raise ArgumentError(

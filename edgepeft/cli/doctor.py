@@ -64,21 +64,22 @@ def _runtime() -> dict[str, Any]:
 
 def _bundle(path: Path, manifest: Manifest) -> dict[str, Any]:
     """Whether a training fits, and what it takes; and the engine for this bundle."""
+    choice = engine_facts(manifest)
+    engine = choice["engine"] or STOCK
     rows = [
-        {"batch_size": batch_size, "length": length, **_memory(manifest, batch_size, length)}
+        {"batch_size": batch_size, "length": length, **found}
         for batch_size in _BATCH_SIZES
         for length in _lengths(manifest)
+        if (found := _memory(manifest, engine, batch_size, length))
     ]
     model = {"bundle": str(path), "model_name": manifest.model.name}
-    return (
-        engine_facts(manifest) | model | {"fits": rows[0]["fits"] if rows else None, "training_memory": rows}
-    )
+    return choice | model | {"fits": rows[0]["fits"] if rows else None, "training_memory": rows}
 
 
 def _lengths(manifest: Manifest) -> list[int | None]:
-    """Lengths of rows, where they have one; none at all where the exporter could not tell the memory."""
+    """Lengths of rows, where they have one; none at all of a bundle that does not train."""
     graph = manifest.graphs.get(names.TRAIN)
-    if graph is None or graph.memory is None:
+    if graph is None:
         return []
     if not estimate.has_length(graph):
         return [None]
@@ -86,10 +87,11 @@ def _lengths(manifest: Manifest) -> list[int | None]:
     return list(dict.fromkeys(min(length, longest) for length in _LENGTHS))
 
 
-def _memory(manifest: Manifest, batch_size: int, length: int | None) -> dict[str, Any]:
-    found = estimate.training_memory(manifest, batch_size, length or 1)
-    assert found is not None
-    limit = memory_limit(Guest(root=board.ROOT), found, memory.resident_bytes())
+def _memory(manifest: Manifest, engine: str, batch_size: int, length: int | None) -> dict[str, Any]:
+    found = estimate.training_memory(manifest, batch_size, length or 1, engine=engine)
+    if found is None:
+        return {}
+    limit = memory_limit(Guest(root=board.ROOT), memory.resident())
     return {"bytes": round(found.total), "fits": None if limit is None else found.total <= limit}
 
 

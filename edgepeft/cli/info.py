@@ -22,7 +22,7 @@ from edgepeft.cli.shared import (
     plain,
     print_json,
 )
-from edgepeft.engines.choice import engines_of
+from edgepeft.engines.choice import STOCK, engines_of
 from edgepeft.manifest import Manifest
 from edgepeft.units import size_text
 
@@ -42,6 +42,7 @@ def info(*, bundle: Path, as_json: bool) -> None:
     opened = Bundle.open(bundle)
     manifest = opened.manifest
     adapter = opened.initial_adapter()
+    choice = engine_facts(manifest)
     facts = {
         "path": str(bundle),
         "model": manifest.model.name,
@@ -59,9 +60,9 @@ def info(*, bundle: Path, as_json: bool) -> None:
         "base_bytes": manifest.files[names.BASE].size,
         "graphs": {name: len(opened.graph(name)) for name in manifest.graphs},
         "training": manifest.training,
-        "training_memory": _memory(manifest),
+        "training_memory": _memory(manifest, choice["engine"] or STOCK),
         "engines": engines_of(manifest),
-        **engine_facts(manifest),
+        **choice,
         "made_by": manifest.made_by,
     }
     if as_json:
@@ -70,10 +71,10 @@ def info(*, bundle: Path, as_json: bool) -> None:
         console().print(_drawing(facts, manifest))
 
 
-def _memory(manifest: Manifest) -> list[dict[str, Any]]:
-    """Estimated peak memory of a training by batch size and, where rows have one, length."""
+def _memory(manifest: Manifest, engine: str) -> list[dict[str, Any]]:
+    """Estimated peak memory of a training by batch size and, where rows have one, length; none where it is not known."""
     graph = manifest.graphs.get(names.TRAIN)
-    if graph is None or graph.memory is None:
+    if graph is None:
         return []
     longest = manifest.text.max_length if manifest.text else max(_LENGTHS)
     varies = estimate.has_length(graph)
@@ -81,11 +82,10 @@ def _memory(manifest: Manifest) -> list[dict[str, Any]]:
     rows = []
     for batch_size in _BATCH_SIZES:
         for length in lengths:
-            found = estimate.training_memory(manifest, batch_size, length)
-            assert found is not None
-            rows.append(
-                {"batch_size": batch_size, "length": length if varies else None, "bytes": round(found.total)}
-            )
+            found = estimate.training_memory(manifest, batch_size, length, engine=engine)
+            told = length if varies else None
+            if found is not None:
+                rows.append({"batch_size": batch_size, "length": told, "bytes": round(found.total)})
     return rows
 
 

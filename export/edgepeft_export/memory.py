@@ -17,7 +17,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
-from edgepeft.manifest import MONOMIALS
+from edgepeft.manifest import MONOMIALS, Monomial
 from edgepeft.tensors import Array
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -27,6 +27,7 @@ Floats = npt.NDArray[np.floating[Any]]
 _ROWS_RUN = (1, 2)
 _LENGTHS_RUN = (8, 12, 16)
 _POWERS = tuple(itertools.product(range(len(_ROWS_RUN)), range(len(_LENGTHS_RUN))))
+POINTS = tuple(itertools.product(_ROWS_RUN, _LENGTHS_RUN))
 
 #: Where the peak is fitted.
 _ROWS_FITTED = (1, 2, 4, 8, 16)
@@ -62,7 +63,7 @@ _EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 
 def polynomial(
     model: ir.Model, folder: Path, adapter: Mapping[str, Array], example: Mapping[str, Array]
-) -> dict[str, float] | None:
+) -> dict[Monomial, float] | None:
     """Peak of the live intermediate tensors in bytes, as coefficients of `manifest.MONOMIALS`.
 
     The peak is the largest of many polynomials, one for each node, and no polynomial itself: this is the one that
@@ -81,14 +82,26 @@ def polynomial(
     dims = {d for value in model.graph.inputs for d in value.shape or () if not isinstance(d, int)}
     if not example or not {str(d) for d in dims} <= _SYMBOLS:
         return None
-    sizes = _sizes(model, folder, adapter, example)
-    if sizes is None:
+    try:
+        sizes = _run(model, folder, adapter, example, POINTS)
+    except Exception:  # noqa: BLE001 - onnxruntime's errors have no common base, and an estimate is not worth one
         return None
+    return fitted(model.graph, sizes)
+
+
+def fitted(graph: ir.Graph, sizes: Mapping[str, Sequence[int]]) -> dict[Monomial, float]:
+    """The polynomial of a graph that was run: see `polynomial`.
+
+    Args:
+        graph: The graph.
+        sizes: Of every tensor that a node makes, its bytes at each of `POINTS`.
+    """
+    continued = coefficients(sizes)
     points = list(itertools.product(_ROWS_FITTED, _LENGTHS_FITTED))
-    peaks = [peak_bytes(model.graph, _at(sizes, *point)) for point in points]
+    peaks = [peak_bytes(graph, _at(continued, *point)) for point in points]
     columns = [[term(*point) for point in points] for term in MONOMIALS.values()]
-    fitted = _fit(np.array(columns, dtype=np.float64).T, np.array(peaks, dtype=np.float64))
-    return {name: float(round(c)) for name, c in zip(MONOMIALS, fitted, strict=True) if round(c)}
+    found = _fit(np.array(columns, dtype=np.float64).T, np.array(peaks, dtype=np.float64))
+    return {name: float(round(c)) for name, c in zip(MONOMIALS, found, strict=True) if round(c)}
 
 
 def peak_bytes(graph: ir.Graph, sizes: Mapping[str, float]) -> float:
@@ -143,17 +156,10 @@ def batch_of(
     return batch
 
 
-def _sizes(
-    model: ir.Model, folder: Path, adapter: Mapping[str, Array], example: Mapping[str, Array]
-) -> dict[str, Floats] | None:
-    """Of every tensor that a node makes, its bytes as coefficients of `_POWERS`; `None` if the graph does not run."""
-    points = list(itertools.product(_ROWS_RUN, _LENGTHS_RUN))
-    try:
-        found = _run(model, folder, adapter, example, points)
-    except Exception:  # noqa: BLE001 - onnxruntime's errors have no common base, and an estimate is not worth one
-        return None
-    terms = np.array([[b**i * n**j for i, j in _POWERS] for b, n in points], dtype=np.float64)
-    return {name: np.linalg.solve(terms, np.array(sizes, dtype=np.float64)) for name, sizes in found.items()}
+def coefficients(sizes: Mapping[str, Sequence[int]]) -> dict[str, Floats]:
+    """Of every tensor, its bytes as coefficients of `_POWERS`, by its bytes at each of `POINTS`."""
+    terms = np.array([[b**i * n**j for i, j in _POWERS] for b, n in POINTS], dtype=np.float64)
+    return {name: np.linalg.solve(terms, np.array(found, dtype=np.float64)) for name, found in sizes.items()}
 
 
 def _run(
@@ -180,9 +186,9 @@ def _run(
     return {name: [np.asarray(run[index]).nbytes for run in runs] for index, name in enumerate(made)}
 
 
-def _at(sizes: Mapping[str, Floats], rows: int, length: int) -> dict[str, float]:
+def _at(continued: Mapping[str, Floats], rows: int, length: int) -> dict[str, float]:
     terms = np.array([rows**i * length**j for i, j in _POWERS], dtype=np.float64)
-    return {name: float(round(float(coefficients @ terms))) for name, coefficients in sizes.items()}
+    return {name: float(round(float(found @ terms))) for name, found in continued.items()}
 
 
 def _fit(columns: Floats, wanted: Floats) -> Floats:

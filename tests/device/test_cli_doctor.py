@@ -14,6 +14,7 @@ from edgepeft import estimate, ort_package
 from edgepeft.cli import main
 from edgepeft.errors import EngineError
 from edgepeft.limits import KiB
+from edgepeft.memory import Resident
 
 
 @pytest.fixture
@@ -84,14 +85,15 @@ def test_an_emulated_machine(root: Path) -> None:
     assert answered("--json")["emulated"] is True
 
 
-def test_what_a_bundle_takes(root: Path, bundles: Path) -> None:
+def test_what_a_bundle_takes(root: Path, bundles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The estimate, and what of it fits into what is available."""
     bundle = bundles / "tiny-llama"
     manifest = edgepeft.Bundle.open(bundle).manifest
     needed = {n: estimate.training_memory(manifest, n, 64) for n in (1, 2, 4, 8)}
     assert needed[4] is not None
-    missing = needed[4].total - min(needed[4].loaded, edgepeft.memory.resident_bytes())
-    write(root, {"proc/meminfo": f"MemAvailable: {int(missing / KiB) + 64} kB"})
+    held = 50_000 * KiB
+    monkeypatch.setattr("edgepeft.memory.resident", lambda: Resident(held, held))
+    write(root, {"proc/meminfo": f"MemAvailable: {int((needed[4].total - held) / KiB) + 64} kB"})
     facts = answered(bundle, "--json")
     rows = facts["training_memory"]
     assert [(row["batch_size"], row["length"]) for row in rows] == [

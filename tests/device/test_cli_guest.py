@@ -16,6 +16,7 @@ from rich.console import Console
 import edgepeft
 from edgepeft import board, cli, estimate
 from edgepeft.engines.base import StepResult
+from edgepeft.memory import Resident
 from edgepeft.progress import TerminalProgress
 
 ROWS = [{"text": text} for text in ("hello there.", "who is it?", "a friend.")]
@@ -83,8 +84,11 @@ def test_options_out_of_range(command: Callable[..., Any], options: list[str], t
     assert told in done.stderr
 
 
-def test_the_command_shrinks_and_refuses(bundles: Path, tmp_path: Path) -> None:
+def test_the_command_shrinks_and_refuses(
+    bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the options' names."""
+    monkeypatch.setattr("edgepeft.memory.resident", lambda: Resident(0, 0))
     bundle, data = bundles / "tiny-llama", tmp_path / "rows"
     data.mkdir()
     for name in ("input_ids", "attention_mask", "labels"):

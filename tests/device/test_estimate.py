@@ -7,8 +7,9 @@ import pytest
 
 import edgepeft
 from edgepeft import estimate, names
+from edgepeft.engines.choice import ORT_TRAINING
 from edgepeft.errors import BundleError
-from edgepeft.manifest import Manifest, decode, encode
+from edgepeft.manifest import Manifest, OrtTrainingInfo, decode, encode
 
 MEMORY = {"1": 1000.0, "batch": 100.0, "batch*length": 10.0, "batch*length*length": 1.0}
 
@@ -28,7 +29,24 @@ def test_the_polynomial_is_evaluated(manifest: Manifest) -> None:
     """Each term by its own sizes."""
     found = estimate.training_memory(with_memory(manifest, MEMORY), batch_size=3, length=5)
     assert found is not None
-    assert found.activations == round(1.15 * (1000 + 3 * 100 + 15 * 10 + 75 * 1))
+    assert found.activations == round(1.25 * (1000 + 3 * 100 + 15 * 10 + 75 * 1))
+
+
+def test_each_engine_has_its_own_graph(manifest: Manifest) -> None:
+    """Its file, its tensors, and how many of them are alive beside what is foretold."""
+    file = manifest.graphs[names.INFER].file
+    info = OrtTrainingInfo(graphs={names.TRAIN: file}, checkpoint=file, memory={"batch": 7000.0})
+    told = msgspec.structs.replace(with_memory(manifest, MEMORY), ort_training=info)
+    stock = estimate.training_memory(told, 2, 3)
+    other = estimate.training_memory(told, 2, 3, engine=ORT_TRAINING)
+    assert stock is not None
+    assert other is not None
+    assert stock == estimate.training_memory(with_memory(manifest, MEMORY), 2, 3)
+    assert other.activations == round(1.65 * 2 * 7000)
+    sizes = [manifest.files[name].size for name in (manifest.graphs[names.TRAIN].file, file)]
+    assert stock.graphs - other.graphs == 40 * (sizes[0] - sizes[1])
+    silent = msgspec.structs.replace(told, ort_training=msgspec.structs.replace(info, memory=None))
+    assert estimate.training_memory(silent, 2, 3, engine=ORT_TRAINING) is None
 
 
 def test_the_parts_add_up(manifest: Manifest) -> None:

@@ -2,6 +2,8 @@
 
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,17 @@ from training_runs import Rows, arguments, make_rows
 import edgepeft
 from edgepeft import estimate, guest
 from edgepeft.engines.base import StepResult
+from edgepeft.engines.choice import STOCK
 from edgepeft.errors import MemoryLimitError
 from edgepeft.limits import KiB
+from edgepeft.manifest import Manifest
+from edgepeft.memory import Resident
+
+
+@pytest.fixture(autouse=True)
+def _nothing_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if this process held nothing: it has run other tests."""
+    monkeypatch.setattr("edgepeft.memory.resident", lambda: Resident(0, 0))
 
 
 @pytest.fixture(scope="module")
@@ -151,25 +162,64 @@ def test_a_row_that_does_not_fit(bundles: Path, rows: Rows) -> None:
     assert not watch.made
 
 
+def plan(chosen: edgepeft.Guest, manifest: Manifest, now: int, before_computing: int = 0) -> guest.MemoryPlan:
+    """Of 8 rows of length 19, by a process that holds so much."""
+    settings, held = arguments(batch_size=8), Resident(now, before_computing)
+    return guest.plan_memory(chosen, manifest, STOCK, settings, 19, held)
+
+
 def test_the_limit_is_what_is_available(bundles: Path, tmp_path: Path) -> None:
     """What the process holds of it already is not taken twice; nothing is refused where nothing is known."""
-    bundle = bundles / "tiny-llama"
-    settings = arguments(batch_size=8)
-    manifest = edgepeft.Bundle.open(bundle).manifest
+    manifest = edgepeft.Bundle.open(bundles / "tiny-llama").manifest
     needed = estimate.training_memory(manifest, 8, 19)
     assert needed is not None
     nothing = edgepeft.Guest(root=tmp_path)
-    assert guest.plan_memory(nothing, manifest, settings, 19, 0) == guest.MemoryPlan(8)
+    assert plan(nothing, manifest, 0) == guest.MemoryPlan(8)
     missing = math.ceil((needed.total - needed.loaded) / KiB)
     write(tmp_path, {"proc/meminfo": f"MemAvailable: {missing} kB"})
     held = int(needed.loaded) + 1
-    assert guest.plan_memory(nothing, manifest, settings, 19, held).rows == 8
-    assert guest.plan_memory(nothing, manifest, settings, 19, held * 10).rows == 8, (
-        "other data is not counted"
-    )
+    assert plan(nothing, manifest, held).rows == 8
+    assert plan(nothing, manifest, held - 200 * KiB).rows == 4
     write(tmp_path, {"proc/meminfo": f"MemAvailable: {missing - 100} kB"})
-    assert guest.plan_memory(nothing, manifest, settings, 19, held * 10).rows == 4
-    assert guest.plan_memory(edgepeft.Guest(max_memory=1 << 40), manifest, settings, 19, 0).rows == 8
+    assert plan(nothing, manifest, held).rows == 4
+
+
+def test_what_a_process_holds_besides(bundles: Path, tmp_path: Path) -> None:
+    """Other data is taken beside a training; buffers that an earlier one left are used again."""
+    manifest = edgepeft.Bundle.open(bundles / "tiny-llama").manifest
+    needed, one = (estimate.training_memory(manifest, rows, 19) for rows in (8, 1))
+    assert needed is not None
+    assert one is not None
+    total, loaded, more = int(needed.total), int(needed.loaded), int(needed.total - one.total) // 2
+    enough = edgepeft.Guest(max_memory=total + 1)
+    assert plan(enough, manifest, loaded + more, loaded).rows == 8
+    assert 1 <= plan(enough, manifest, loaded + more, loaded + more).rows < 8
+    larger = plan(edgepeft.Guest(max_memory=total + more + 1), manifest, loaded + more, loaded + more)
+    assert larger == guest.MemoryPlan(8, total + more, total + more + 1)
+    write(tmp_path, {"proc/meminfo": f"MemAvailable: {math.ceil((total - loaded) / KiB)} kB"})
+    assert plan(edgepeft.Guest(root=tmp_path), manifest, loaded + more, loaded + more).rows == 8
+
+
+def test_a_process_that_trains_again_and_again(bundles: Path) -> None:
+    """Needs no more memory than for the first time: where that was enough, it stays enough."""
+    program = f"""
+import edgepeft, numpy as np
+rows = [{{name: np.ones(19, np.int64) for name in ("input_ids", "attention_mask", "labels")}}] * 8
+model = edgepeft.load({str(bundles / "tiny-llama")!r})
+held = edgepeft.memory.resident().now
+found = edgepeft.estimate.training_memory(model.bundle.manifest, 8, 19)
+limit = int(found.total + max(0, held - found.loaded)) + (1 << 20)
+settings = edgepeft.TrainingArguments(batch_size=8, max_steps=2)
+told = []
+class Watch(edgepeft.Callback):
+    def on_shrink(self, *_):
+        told.append("shrunk")
+for _ in range(4):
+    edgepeft.Trainer(edgepeft.load(model.bundle), settings).fit(rows, callbacks=[Watch()], guest=edgepeft.Guest(max_memory=limit))
+print(told, edgepeft.memory.resident().now > held + (1 << 20))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["[]", "True"]
 
 
 def test_the_length_of_rows_that_stream(bundles: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ import edgepeft
 from edgepeft import cli, elements, estimate, limits, names
 from edgepeft.engines.base import StepResult
 from edgepeft.errors import EngineError, StorageError
+from edgepeft.memory import Resident
 from edgepeft.report import page, samples, summary
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)> \"'&amp; \u202e"
@@ -409,8 +410,9 @@ def test_a_guest_that_waited(handmade: Path, tmp_path: Path) -> None:
     assert "Pauses" not in again
 
 
-def test_a_run_in_parts(bundles: Path, tmp_path: Path) -> None:
+def test_a_run_in_parts(bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """How many rows were run at once."""
+    monkeypatch.setattr("edgepeft.memory.resident", lambda: Resident(0, 0))
     model = edgepeft.load(bundles / "tiny-llama")
     ids = np.ones((8, 100), np.int64)
     found = estimate.training_memory(model.bundle.manifest, 4, 100)

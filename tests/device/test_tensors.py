@@ -80,6 +80,13 @@ def test_checked_tensors_are_apart_from_the_file_s_memory() -> None:
     np.testing.assert_array_equal(arrays["a"], [0, 0, 0])
 
 
+def test_checked_tensors_keep_the_file_s_order() -> None:
+    """The library has another in each process."""
+    written = {f"{letter}.weight": np.zeros(2, np.float32) for letter in "abcdefghijklmnopqrstuvwxyz"}
+    read, _ = tensors.parse_checked(memoryview(tensors.serialize(written, {})), "file", BundleError)
+    assert list(read) == list(written)
+
+
 def test_a_header_says_where_tensors_lie() -> None:
     """Offsets count from the file's start, as ONNX's external data wants them."""
     content = tensors.serialize(_examples(), {"format": "pt"})

@@ -87,8 +87,7 @@ def test_sizes_go_on_to_larger_batches(bundles: Path, name: str) -> None:
     """Every tensor of a batch that is larger than those that were run has the size that was foretold."""
     bundle, model, example = opened(bundles, name)
     adapter = bundle.initial_adapter().tensors
-    found = memory._sizes(model, bundle.path, adapter, example)
-    assert found is not None
+    found = memory.coefficients(memory._run(model, bundle.path, adapter, example, memory.POINTS))
     rows, length = 5, 40
     real = memory._run(model, bundle.path, adapter, example, [(rows, length)])
     expected = memory._at(found, rows, length)
@@ -101,7 +100,8 @@ def test_the_polynomial_is_near_the_peak(bundles: Path, name: str) -> None:
     bundle, model, example = opened(bundles, name)
     said = bundle.manifest.graphs[names.TRAIN].memory
     assert said is not None
-    found = memory._sizes(model, bundle.path, bundle.initial_adapter().tensors, example)
+    adapter = bundle.initial_adapter().tensors
+    found = memory.coefficients(memory._run(model, bundle.path, adapter, example, memory.POINTS))
     for point in itertools.product((1, 3, 16, 32), (16, 100, 512, 1024)):
         walked = memory.peak_bytes(model.graph, memory._at(found, *point))
         assert sum(value * MONOMIALS[term](*point) for term, value in said.items()) == pytest.approx(

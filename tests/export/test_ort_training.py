@@ -19,7 +19,9 @@ from other_engine import ENVIRONMENT
 
 import edgepeft
 from edgepeft import names
-from edgepeft_export import ort_training
+from edgepeft.manifest import MONOMIALS
+from edgepeft.text import Text
+from edgepeft_export import memory, ort_training
 from edgepeft_export.cli import main
 from edgepeft_export.errors import ExportError
 from edgepeft_export.ort_training import add_ort_training, comparison, differentiable, environment, older
@@ -268,8 +270,46 @@ def test_the_engine_is_added_in_place(bare: Path) -> None:
     text = CliRunner().invoke(main, command)
     assert text.exit_code == 0, text.output
     assert "6 gradients" in text.stdout
-    assert "compare (4/4)" in text.stderr
+    assert "compare (5/5)" in text.stderr
     assert edgepeft.Bundle.open(bare).manifest.files.keys() == added.manifest.files.keys()
+
+
+def test_the_batches_of_a_model_of_text_are_text(handmade: Path) -> None:
+    """Tokens that no text has make some models magnify rounding; a class is drawn among those that there are."""
+    chat, classifier = (edgepeft.Bundle.open(handmade / name) for name in ("chat", "classifier"))
+    batch = comparison.random_batch(chat, 3, 50, np.random.default_rng(0))
+    assert {name: value.shape for name, value in batch.items()} == dict.fromkeys(batch, (3, 50))
+    assert batch["attention_mask"].all()
+    assert np.array_equal(batch["labels"], batch["input_ids"])
+    text = Text(chat)
+    assert text.decode(batch["input_ids"][0].tolist()) in 2 * text.decode(text.encode(comparison._TEXT))
+    batch = comparison.random_batch(classifier, 40, 6, np.random.default_rng(0))
+    assert set(batch["labels"]) == set(range(classifier.manifest.classes or 0))
+
+
+@needs_environment
+@pytest.mark.parametrize("name", ["tiny-llama", "conv-net"])
+def test_sizes_of_the_training_model_go_on_to_larger_batches(bundles: Path, name: str) -> None:
+    """As those of the stock engine's graph do; the manifest's polynomial is near the peak."""
+    bundle = edgepeft.Bundle.open(bundles / name)
+    training = bundle.asset("ort-training/train.onnx")
+    python = environment.ensure(Path(os.environ[ENVIRONMENT]))
+    rows, length = 5, 40
+    found = memory.coefficients(ort_training.tensor_sizes(bundle, training, memory.POINTS, python))
+    real = ort_training.tensor_sizes(bundle, training, [(rows, length)], python)
+    sizes = {name: float(size) for name, (size,) in real.items()}
+    foretold = {
+        name: sum(c * rows**i * length**j for c, (i, j) in zip(terms, memory._POWERS, strict=True))
+        for name, terms in found.items()
+    }
+    assert foretold == pytest.approx(sizes, abs=0.5)
+    peak = memory.peak_bytes(ir.serde.deserialize_model(onnx.ModelProto.FromString(training)).graph, sizes)
+    assert bundle.manifest.ort_training is not None
+    assert bundle.manifest.ort_training.memory is not None
+    said = sum(
+        value * MONOMIALS[term](rows, length) for term, value in bundle.manifest.ort_training.memory.items()
+    )
+    assert said == pytest.approx(peak, rel=0.12)
 
 
 @needs_environment
