@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -191,18 +192,30 @@ def test_ctrl_c_stops_an_answer(bundles: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_terminal(bundles: Path) -> None:
-    """There is a prompt and a hint; the end of input ends the program."""
+    """There is a prompt and a hint; Ctrl-C drops the line and says what ends the program: the end of input does."""
     ours, theirs = pty.openpty()
     program = "from edgepeft.cli import main; main(prog_name='edgepeft')"
     command = [sys.executable, "-c", program, "chat", str(bundles / "tiny-llama"), "--max-new-tokens", "4"]
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     seen = b""
-    for expected, typed in ((b"Ctrl-D ends.\r\n", b""), (b"> ", b"hello\n"), (b"> ", b"\x04")):
+
+    def wait_for(expected: bytes) -> None:
+        nonlocal seen
         while expected not in seen:
             seen += os.read(ours, 4096)
         seen = seen.partition(expected)[2]
-        os.write(ours, typed)
+
+    wait_for(b"Ctrl-D ends.\r\n")
+    wait_for(b"> ")
+    os.write(ours, b"hello\n")
+    wait_for(b"> ")
+    os.write(ours, b"who")
+    wait_for(b"who")
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        wait_for(b"\r\n(/quit or Ctrl-D ends)\r\n> ")
+    os.write(ours, b"\x04")
     assert process.wait(60) == 0
     os.close(ours)
 
