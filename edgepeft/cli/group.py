@@ -74,9 +74,10 @@ def _with_options(line: str, command: click.Command | None) -> str:
         if isinstance(each, click.Option)
         for name in (str(each.name), f"{each.name}=True")
     }
-    # A name of one word is one where it begins a line that says what was expected of it: elsewhere it is a word.
+    # A name of one word is a setting's where a message begins with it or a checkpoint's has it: elsewhere it is a word.
     return re.sub(
-        r"^[a-z]+(?= (?:is|and) .*; expected)|(?<![\w./-])(?:[a-z]+=True(?!\w)|[a-z]+_[a-z_]+(?![\w./-]*[\w/]))",
+        r"^[a-z]+(?= (?:is|and) .*; expected)|(?<=: was made with )[a-z]+(?==)"
+        r"|(?<![\w./-])(?:[a-z]+=True(?!\w)|[a-z]+_[a-z_]+(?![\w./-]*[\w/]))",
         lambda found: options.get(found[0], found[0]),
         line,
     )

@@ -315,6 +315,8 @@ def test_an_error_names_options(train: Callable[..., list[object]], tmp_path: Pa
     refused_again = [*train(*run), "--max-steps", 1]
     assert CliRunner().invoke(main, list(map(str, refused_again))).exit_code == 0
     assert "Go on with it by --resume, delete it" in refused(1, *refused_again)
+    line = refused(1, *train(*run, "--resume", "--seed", 1))
+    assert "checkpoint.safetensors: was made with --seed=0, got 1. Resume with the same" in line
     place = tmp_path / "batch_size"
     place.mkdir()
     line = refused(1, "info", place)
