@@ -41,7 +41,7 @@ def chat(*, bundle: Path, adapter: Path | None, threads: int | None, **sampling:
     conversation.check()
     if sys.stdin.isatty():
         click.echo(_HELP, err=True)
-    for line in _lines():
+    for line in lines():
         if line.startswith("/"):
             command, _, rest = line.partition(" ")
             if command == "/quit":
@@ -53,7 +53,7 @@ def chat(*, bundle: Path, adapter: Path | None, threads: int | None, **sampling:
         raise click.exceptions.Exit(1)
 
 
-def _lines() -> Iterator[str]:
+def lines() -> Iterator[str]:
     """What the user types, or what a pipe holds, without the ends of lines."""
     if not sys.stdin.isatty():
         yield from (line.rstrip("\r\n") for line in sys.stdin)

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import pty
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from click.testing import CliRunner, Result
 
 import edgepeft
 from edgepeft.cli import main
-from edgepeft.cli.chat import Conversation, fitting
+from edgepeft.cli.chat import Conversation, fitting, lines
 
 
 def run(*arguments: object, said: str | None = None) -> Result:
@@ -191,31 +190,37 @@ def test_ctrl_c_stops_an_answer(bundles: Path, monkeypatch: pytest.MonkeyPatch) 
     assert conversation.messages == turns("hello", "I was about")
 
 
+def test_ctrl_c_at_the_prompt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Drops the line and says what ends the conversation, which it does not."""
+    typed: Iterator[str | type[BaseException]] = iter(
+        ["one", KeyboardInterrupt, KeyboardInterrupt, "two", EOFError]
+    )
+
+    def answer(_: str) -> str:
+        what = next(typed)
+        if isinstance(what, str):
+            return what
+        raise what
+
+    monkeypatch.setattr("builtins.input", answer)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    assert list(lines()) == ["one", "two"]
+    assert capsys.readouterr().err == "\n(/quit or Ctrl-D ends)\n" * 2
+
+
 def test_a_terminal(bundles: Path) -> None:
-    """There is a prompt and a hint; Ctrl-C drops the line and says what ends the program: the end of input does."""
+    """There is a prompt and a hint; the end of input ends the program."""
     ours, theirs = pty.openpty()
     program = "from edgepeft.cli import main; main(prog_name='edgepeft')"
     command = [sys.executable, "-c", program, "chat", str(bundles / "tiny-llama"), "--max-new-tokens", "4"]
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     seen = b""
-
-    def wait_for(expected: bytes) -> None:
-        nonlocal seen
+    for expected, typed in ((b"Ctrl-D ends.\r\n", b""), (b"> ", b"hello\n"), (b"> ", b"\x04")):
         while expected not in seen:
             seen += os.read(ours, 4096)
         seen = seen.partition(expected)[2]
-
-    wait_for(b"Ctrl-D ends.\r\n")
-    wait_for(b"> ")
-    os.write(ours, b"hello\n")
-    wait_for(b"> ")
-    os.write(ours, b"who")
-    wait_for(b"who")
-    for _ in range(2):
-        process.send_signal(signal.SIGINT)
-        wait_for(b"\r\n(/quit or Ctrl-D ends)\r\n> ")
-    os.write(ours, b"\x04")
+        os.write(ours, typed)
     assert process.wait(60) == 0
     os.close(ours)
 
