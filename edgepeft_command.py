@@ -1,13 +1,17 @@
 """The command `edgepeft`, outside of the package: importing that takes a second, in which Ctrl-C is pressed too."""
 
 import os
-import signal
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-#: What a shell gives for a program that SIGINT ended.
-_INTERRUPTED = 128 + signal.SIGINT
+#: What a shell gives for a program that SIGINT ended: 128 and the signal's number.
+_INTERRUPTED = 128 + 2
+
+try:
+    import signal
+    import sys
+    from collections.abc import Iterator
+    from contextlib import contextmanager
+except KeyboardInterrupt:  # what these take is a good part of what Python itself takes to start
+    os._exit(_INTERRUPTED)
 
 
 @contextmanager

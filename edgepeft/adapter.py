@@ -135,9 +135,10 @@ class Adapter:
         """Reads an adapter's folder, as HF PEFT or `save` wrote it; other files in it are ignored.
 
         Raises:
+            ArgumentError: `path` is no path.
             AdapterError: A file is missing, malformed or too large; the message says which and why.
         """
-        folder = Path(path)
+        folder = store.folder_path("adapter", path)
         with store.FolderReader(folder, AdapterError) as reader:
             _check_is_adapter(reader)
             config = reader.read(names.ADAPTER_CONFIG, limits.MAX_CONFIG_BYTES)

@@ -11,7 +11,7 @@ from edgepeft import manifest as schema
 from edgepeft.adapter import Adapter, check_fits, read_adapter
 from edgepeft.errors import AdapterError, BundleError
 from edgepeft.manifest import Manifest
-from edgepeft.store import FolderReader
+from edgepeft.store import FolderReader, folder_path
 from edgepeft.tensors import Array
 
 
@@ -46,10 +46,11 @@ class Bundle:
         """Opens and verifies a bundle's folder.
 
         Raises:
+            ArgumentError: `path` is no path.
             BundleError: A file is missing, extra, cut off, altered or a link, the manifest is malformed, of
                 another version or leaves the folder; the message names the file.
         """
-        folder = Path(path)
+        folder = folder_path("bundle", path)
         with FolderReader(folder, BundleError) as reader:
             manifest = _read_manifest(reader)
             _check_listing(reader, manifest)

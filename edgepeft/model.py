@@ -471,11 +471,11 @@ def load(
     Raises:
         BundleError: The bundle is not whole.
         AdapterError: The adapter is malformed, or not made for this bundle.
-        ArgumentError: No such engine, or a number of threads that makes no sense.
+        ArgumentError: An argument of another kind, no such engine, or a number of threads that makes no sense.
         EngineError: The engine cannot run here: another package is installed, or the bundle lacks what it takes.
     """
     if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
-        raise ArgumentError(f"threads is {threads}; expected 1 to {MAX_THREADS}.")
+        raise ArgumentError(f"threads is {threads!r}; expected 1 to {MAX_THREADS}.")
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     if adapter is None:
         adapter = opened.initial_adapter()

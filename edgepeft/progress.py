@@ -17,8 +17,9 @@ _LINES = 20
 #: Columns of the bar: with the rest of the line it fits a terminal of 80.
 _BAR_COLUMNS = 16
 
-#: What the first Ctrl-C is answered with, while there are steps and afterwards.
+#: What the first Ctrl-C is answered with, while there are steps, which not every engine can break off, and afterwards.
 _STOPPING = "stopping after this step; a second Ctrl-C ends at once"
+_STOPPING_LATER = "stopping after this step; a second Ctrl-C ends after this batch"
 _ENDING = "stopping; a second Ctrl-C ends at once"
 
 Clock = Callable[[], float]
@@ -46,8 +47,9 @@ class _Pace:
         ended: Whether no step runs any more.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, *, breaks_off: bool) -> None:
         self._clock = clock
+        self._stopping = _STOPPING if breaks_off else _STOPPING_LATER
         self.begin(1, 1)
 
     def begin(self, total_steps: int, first_step: int) -> None:
@@ -67,16 +69,16 @@ class _Pace:
         self.ended = step >= self.total
 
     def acknowledgement(self) -> str:
-        return _ENDING if self.ended else _STOPPING
+        return _ENDING if self.ended else self._stopping
 
     def text(self, step: int) -> str:
         return pace(step - self._done, self._clock() - self._started, self.total - step)
 
 
 class TerminalProgress(Callback):
-    """A bar on a terminal."""
+    """A bar on a terminal; for the arguments see `progress`."""
 
-    def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
+    def __init__(self, console: Console, clock: Clock = time.monotonic, *, breaks_off: bool = True) -> None:
         self._bar = Progress(
             BarColumn(bar_width=_BAR_COLUMNS),
             MofNCompleteColumn(),
@@ -86,7 +88,7 @@ class TerminalProgress(Callback):
         )
         self._task = self._bar.add_task("training", loss="", pace="", start=False)
         self._held_out = ""
-        self._pace = _Pace(clock)
+        self._pace = _Pace(clock, breaks_off=breaks_off)
 
     def on_train_begin(self, total_steps: int, first_step: int) -> None:
         """Shows the bar."""
@@ -137,11 +139,11 @@ class TerminalProgress(Callback):
 
 
 class LineProgress(Callback):
-    """About twenty lines in a pipe."""
+    """About twenty lines in a pipe; for the arguments see `progress`."""
 
-    def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
+    def __init__(self, console: Console, clock: Clock = time.monotonic, *, breaks_off: bool = True) -> None:
         self._console = console
-        self._pace = _Pace(clock)
+        self._pace = _Pace(clock, breaks_off=breaks_off)
 
     def on_train_begin(self, total_steps: int, first_step: int) -> None:
         """Remembers how long the run is."""
@@ -197,9 +199,15 @@ def _tell(console: Console, line: str) -> None:
 
 def _tell_truncated(console: Console, result: TrainingResult) -> None:
     if result.truncated_rows:
-        console.print(f"rows cut to max_length: {result.truncated_rows}", highlight=False)
+        console.print(f"rows cut because they were too long: {result.truncated_rows}", highlight=False)
 
 
-def progress(console: Console) -> Callback:
-    """The kind of progress that suits where it is shown."""
-    return TerminalProgress(console) if console.is_terminal else LineProgress(console)
+def progress(console: Console, *, breaks_off: bool = True) -> Callback:
+    """The kind of progress that suits where it is shown.
+
+    Args:
+        console: Where.
+        breaks_off: Whether a second signal ends a step that runs: the engine's `breaks_off_steps`.
+    """
+    kind = TerminalProgress if console.is_terminal else LineProgress
+    return kind(console, breaks_off=breaks_off)

@@ -16,7 +16,7 @@ from typing import Self
 
 import numpy as np
 
-from edgepeft.errors import EdgepeftError, StorageError
+from edgepeft.errors import ArgumentError, EdgepeftError, StorageError
 
 #: Bytes per read or write call.
 _CHUNK_BYTES = 1 << 24
@@ -57,6 +57,18 @@ _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 
 MakeError = Callable[[str], EdgepeftError]
+
+
+def folder_path(name: str, value: object) -> Path:
+    """A folder's path as an argument gives it.
+
+    Raises:
+        ArgumentError: It is no path.
+    """
+    try:
+        return Path(value)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise ArgumentError(f"{name} is {repr(value)[:80]}; expected the path of its folder.") from error
 
 
 def read_once(path: Path, max_bytes: int, error: MakeError) -> memoryview:

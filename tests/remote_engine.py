@@ -27,6 +27,7 @@ class RemoteEngine:
             env=os.environ | {"PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}"},
         )
         self.name: str = self._call("name")
+        self.breaks_off_steps = False
 
     def close(self) -> None:
         """Ends the other process."""

@@ -13,7 +13,7 @@ from edgepeft.arguments import TrainingArguments
 from edgepeft.bundle import read_manifest
 from edgepeft.cli.shared import bundle_argument, json_option, plain, print_json, threads_option
 from edgepeft.engines.choice import choose
-from edgepeft.errors import ArgumentError
+from edgepeft.errors import ArgumentError, MemoryLimitError
 from edgepeft.guest import Guest, plan_memory
 from edgepeft.manifest import Manifest
 from edgepeft.model import load
@@ -89,14 +89,20 @@ def _length(manifest: Manifest, length: int) -> int | None:
 
 def _check_memory(manifest: Manifest, engine: str, batch_size: int, length: int) -> None:
     """A batch that does not fit would have the system end the program, or others."""
-    plan = plan_memory(
-        Guest(root=board.ROOT),
-        manifest,
-        engine,
-        TrainingArguments(batch_size=batch_size),
-        length,
-        memory.resident(),
-    )
+    try:
+        plan = plan_memory(
+            Guest(root=board.ROOT),
+            manifest,
+            engine,
+            TrainingArguments(batch_size=batch_size),
+            length,
+            memory.resident(),
+        )
+    except MemoryLimitError as error:  # which tells of settings that a measurement has not
+        todo = "Lower --length, or end" if estimate.has_length(manifest.graph(names.TRAIN)) else "End"
+        raise MemoryLimitError(
+            f"not even one row of this model would fit into the memory that is available. {todo} other programs."
+        ) from error
     if plan.rows < batch_size:
         raise ArgumentError(
             f"batch_size is {batch_size}; expected at most {plan.rows}: more rows of this model would not fit into the "

@@ -15,9 +15,10 @@ from edgepeft.model import Model, load
 
 Messages = list[dict[str, str]]
 
+_END = "/quit or Ctrl-D ends"
 _HELP = (
     "/adapter FOLDER swaps the adapter, /adapter alone takes the bundle's own, /reset forgets what was said, "
-    "/quit or Ctrl-D ends."
+    f"{_END}."
 )
 
 
@@ -30,7 +31,8 @@ def chat(*, bundle: Path, adapter: Path | None, threads: int | None, **sampling:
     """Talks with the language model of BUNDLE, line by line.
 
     /adapter FOLDER swaps the adapter, /adapter alone takes the bundle's own, /reset forgets what was said, /quit or
-    Ctrl-D ends. Ctrl-C stops an answer. In a pipe, a line that is refused is told, and gives exit code 1 in the end.
+    Ctrl-D ends. Ctrl-C stops an answer, or drops a line. In a pipe, a line that is refused is told, and gives exit
+    code 1 in the end.
     """
     model = load(bundle, adapter, threads=threads)
     if not check_is_language_model(model).has_chat_template:
@@ -39,7 +41,7 @@ def chat(*, bundle: Path, adapter: Path | None, threads: int | None, **sampling:
     conversation.check()
     if sys.stdin.isatty():
         click.echo(_HELP, err=True)
-    for line in _lines():
+    for line in lines():
         if line.startswith("/"):
             command, _, rest = line.partition(" ")
             if command == "/quit":
@@ -51,7 +53,7 @@ def chat(*, bundle: Path, adapter: Path | None, threads: int | None, **sampling:
         raise click.exceptions.Exit(1)
 
 
-def _lines() -> Iterator[str]:
+def lines() -> Iterator[str]:
     """What the user types, or what a pipe holds, without the ends of lines."""
     if not sys.stdin.isatty():
         yield from (line.rstrip("\r\n") for line in sys.stdin)
@@ -61,9 +63,11 @@ def _lines() -> Iterator[str]:
     while True:
         try:
             yield input("> ")
-        except (EOFError, KeyboardInterrupt):
+        except EOFError:
             click.echo()
             return
+        except KeyboardInterrupt:  # drops the line, as in a shell: it may be a second one, to stop an answer
+            click.echo(f"\n({_END})", err=True)
 
 
 class Conversation:

@@ -163,7 +163,7 @@ def train(
     trainer = Trainer(model, arguments)
     saved = AdapterOutput(output)
     console = Console(stderr=True)
-    callbacks: list[Callback] = [saved, progress(console)]
+    callbacks: list[Callback] = [saved, progress(console, breaks_off=model.engine.breaks_off_steps)]
     if report is not None:
         callbacks.append(HtmlReport(report, trainer, tell=console.print))
     if log is not None:
@@ -198,7 +198,11 @@ def _name_classes(model: Model, labels: str) -> None:
         raise ArgumentError(
             f"--labels names a classifier's classes; {model.bundle.path} is none, its task is {task}. Leave it out."
         )
-    model.use(model.adapter.with_labels([label.strip() for label in labels.split(",")]))
+    try:
+        named = model.adapter.with_labels([label.strip() for label in labels.split(",")])
+    except ArgumentError as error:  # which begins with its argument's name
+        raise ArgumentError(f"--{error}") from error
+    model.use(named)
 
 
 def _check_apart(output: Path, others: Mapping[str, Path | None]) -> None:
@@ -234,6 +238,8 @@ def _told(result: TrainingResult, saved: AdapterOutput, report: Path | None, *, 
             *(["go on with --resume and the same --checkpoint-dir"] if can_resume else []),
         ],
     }
+    if result.steps < saved.first_step and result.stop_reason in ("finished", "early_stopping"):
+        endings[result.stop_reason] = ["the run was finished already: nothing was trained now"]
     replaced = ["replaced the adapter that was there"] if saved.replaced else []
     told = [] if report is None else [f"see {report}"]
     return "; ".join([", ".join(parts), *replaced, *endings[result.stop_reason], *told])
@@ -260,6 +266,7 @@ def _summary(result: TrainingResult, saved: AdapterOutput) -> dict[str, Any]:
         "adapter": None if saved.written is None else str(saved.written),
         "adapter_bytes": None if saved.written is None else result.adapter.size,
         "replaced": saved.replaced,
+        "first_step": saved.first_step,
         "steps": result.steps,
         "seconds": result.seconds,
         "paused_seconds": result.paused_seconds,

@@ -69,12 +69,15 @@ def _line(error: Exception, program: str) -> str:
 def _with_options(line: str, command: click.Command | None) -> str:
     """Settings by the names of the command's options: who types --max-length did not write `max_length`."""
     options = {
-        str(each.name) if "_" in str(each.name) else f"{each.name}=True": each.opts[0]
+        name: each.opts[0]
         for each in (command.params if command is not None else [])
         if isinstance(each, click.Option)
+        for name in (str(each.name), f"{each.name}=True")
     }
+    # A name of one word is a setting's where a message begins with it or a checkpoint's has it: elsewhere it is a word.
     return re.sub(
-        r"(?<![\w./-])(?:[a-z]+=True(?!\w)|[a-z]+_[a-z_]+(?![\w./-]*[\w/]))",
+        r"^[a-z]+(?= (?:is|and) .*; expected)|(?<=: was made with )[a-z]+(?==)"
+        r"|(?<![\w./-])(?:[a-z]+=True(?!\w)|[a-z]+_[a-z_]+(?![\w./-]*[\w/]))",
         lambda found: options.get(found[0], found[0]),
         line,
     )

@@ -22,6 +22,7 @@ class AdapterOutput(Callback):
         written: The one that was written, if any.
         replaced: Whether there was an adapter in its place.
         total_steps: How many steps the run has.
+        first_step: The one that it began with; larger than 1 in a resumed run.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -29,11 +30,11 @@ class AdapterOutput(Callback):
         self.written: Path | None = None
         self.replaced = False
         self.total_steps = 0
+        self.first_step = 1
 
     def on_train_begin(self, total_steps: int, first_step: int) -> None:
-        """Remembers how long the run is."""
-        del first_step
-        self.total_steps = total_steps
+        """Remembers how long the run is, and where it begins."""
+        self.total_steps, self.first_step = total_steps, first_step
 
     def on_train_end(self, result: TrainingResult) -> None:
         """Writes the adapter, unless a signal came before anything was learned."""

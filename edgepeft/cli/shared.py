@@ -12,11 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edgepeft import names, store, text
+from edgepeft import board, names, store, text
 from edgepeft.adapter import holds_an_adapter_only
 from edgepeft.data import Dataset
 from edgepeft.engines.choice import choose
 from edgepeft.errors import ArgumentError, EngineError, StorageError
+from edgepeft.limits import MAX_THREADS
 from edgepeft.manifest import Manifest
 from edgepeft.model import Model
 
@@ -36,8 +37,26 @@ bundle_argument = click.argument("bundle", type=FOLDER)
 adapter_option = click.option(
     "--adapter", type=FOLDER, help="Adapter to use; by default the bundle's own, untrained."
 )
+
+
+def _told_if_many(context: click.Context, _: click.Parameter, threads: int | None) -> int | None:
+    """More threads than cores wait for each other: that is told, and done; not while a shell completes a line."""
+    if threads is None or threads > MAX_THREADS or context.resilient_parsing:
+        return threads
+    cores = board.usable_cores(board.ROOT)
+    if threads > cores:
+        click.echo(
+            f"--threads {threads} is more than the physical cores that may be used here, {cores}: likely slower",
+            err=True,
+        )
+    return threads
+
+
 threads_option = click.option(
-    "--threads", type=int, help="Threads to compute with; by default one a physical core."
+    "--threads",
+    type=int,
+    callback=_told_if_many,
+    help="Threads to compute with; by default one a physical core.",
 )
 max_length_option = click.option("--max-length", type=int, help="Cut longer rows to this.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")

@@ -206,9 +206,7 @@ def class_index(label: Any, classes: Sequence[str]) -> int:
     known = listed(classes, "numbers from 0")
     near = difflib.get_close_matches(str(number), classes, 1)
     hint = (
-        f"Did you mean {near[0]!r}?"
-        if near
-        else "Train for classes of your own: train --labels, or with_labels."
+        f"Did you mean {near[0]!r}?" if near else "For classes of your own: train --labels, or with_labels."
     )
     raise DataError(f"label {repr(number)[:80]} is unknown; the model knows {known}. {hint}")
 

@@ -107,9 +107,15 @@ class Decoder(Protocol):
 
 
 class Engine(Protocol):
-    """Runs a bundle's graphs. Safe to call from several threads at once."""
+    """Runs a bundle's graphs. Safe to call from several threads at once.
+
+    Attributes:
+        name: What it is called.
+        breaks_off_steps: Whether `break_off` reaches a training step, too.
+    """
 
     name: str
+    breaks_off_steps: bool
 
     def prepare(self, tensors: Mapping[str, Array]) -> Any:
         """Makes an adapter ready to run with; the result is what `run` takes."""

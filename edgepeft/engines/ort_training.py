@@ -30,6 +30,7 @@ class OrtTrainingEngine(SessionEngine):
     """
 
     name = "ort-training"
+    breaks_off_steps = False
     remedy = "Add it again on the workstation: edgepeft-export ort-training."
 
     def __init__(self, bundle: Bundle, info: OrtTrainingInfo, threads: int | None) -> None:

@@ -31,6 +31,7 @@ class SessionEngine(abc.ABC):
     """
 
     name: str
+    breaks_off_steps = True
     #: What to do about a graph that is refused.
     remedy = "Update onnxruntime, or export the bundle again."
 

@@ -112,6 +112,25 @@ def test_a_batch_that_does_not_fit(root: Path, bundles: Path) -> None:
     )
     assert found, done.stderr
     assert 1 <= int(found[1]) < 4096
+    write(root, {"proc/meminfo": "MemAvailable: 100 kB"})
+    for name, todo in (("tiny-llama", "Lower --length, or end"), ("conv-net", "End")):
+        done = ran(bundles / name)
+        assert done.exit_code == 1
+        assert done.stderr.endswith(f"into the memory that is available. {todo} other programs.\n")
+
+
+def test_more_threads_than_cores(root: Path, bundles: Path) -> None:
+    """Are used, and that they help nobody is told in a line; as many as there are, or too many to start, are not."""
+    write(root, {"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "100000 100000"})
+    done = ran(bundles / "conv-net", "--steps", 1, "--threads", 2)
+    assert done.stdout.endswith("threads 2, median of 1 steps\n")
+    assert done.stderr == (
+        "--threads 2 is more than the physical cores that may be used here, 1: likely slower\n"
+    )
+    assert ran(bundles / "conv-net", "--steps", 1, "--threads", 1).stderr == ""
+    assert (
+        ran(bundles / "conv-net", "--threads", 999).stderr == "Error: --threads is 999; expected 1 to 256.\n"
+    )
 
 
 def test_the_adapter_stays_as_it_is(bundles: Path) -> None:

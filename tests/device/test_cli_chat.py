@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 
 import edgepeft
 from edgepeft.cli import main
-from edgepeft.cli.chat import Conversation, fitting
+from edgepeft.cli.chat import Conversation, fitting, lines
 
 
 def run(*arguments: object, said: str | None = None) -> Result:
@@ -188,6 +188,24 @@ def test_ctrl_c_stops_an_answer(bundles: Path, monkeypatch: pytest.MonkeyPatch) 
     conversation = Conversation(model, {"max_new_tokens": 4})
     conversation.say("hello")
     assert conversation.messages == turns("hello", "I was about")
+
+
+def test_ctrl_c_at_the_prompt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Drops the line and says what ends the conversation, which it does not."""
+    typed: Iterator[str | type[BaseException]] = iter(
+        ["one", KeyboardInterrupt, KeyboardInterrupt, "two", EOFError]
+    )
+
+    def answer(_: str) -> str:
+        what = next(typed)
+        if isinstance(what, str):
+            return what
+        raise what
+
+    monkeypatch.setattr("builtins.input", answer)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    assert list(lines()) == ["one", "two"]
+    assert capsys.readouterr().err == "\n(/quit or Ctrl-D ends)\n" * 2
 
 
 def test_a_terminal(bundles: Path) -> None:

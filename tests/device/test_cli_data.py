@@ -70,7 +70,7 @@ def test_rows_that_are_cut_are_told(handmade: Path, tmp_path: Path) -> None:
     options = ["--data", data, "--max-steps", 3, "--output", tmp_path / "out"]
     done = run("train", handmade / "chat", *options, "--max-length", 20, "--group-by-length", "--json")
     assert json.loads(done.stdout)["truncated_rows"] == 1
-    assert "rows cut to max_length: 1\n" in done.stderr
+    assert "rows cut because they were too long: 1\n" in done.stderr
     assert "max_length" not in run("train", handmade / "chat", *options[2:], "--data", data).stdout
     line = refused(tmp_path, handmade / "chat", data)
     assert (

@@ -308,10 +308,15 @@ def test_an_error_names_options(train: Callable[..., list[object]], tmp_path: Pa
         2, *train("--early-stopping-patience", 2)
     )
     assert "--resume needs --checkpoint-dir" in refused(2, *train("--resume"))
+    assert "Error: --epochs and --max-steps are both given" in refused(2, *train("--epochs", 1))
+    for option, value in (("--seed", -1), ("--momentum", 2), ("--nice", 20), ("--threads", 999)):
+        assert f"Error: {option} is {value}" in refused(2, *train(option, value))
     run = ["--checkpoint-dir", tmp_path / "run"]
     refused_again = [*train(*run), "--max-steps", 1]
     assert CliRunner().invoke(main, list(map(str, refused_again))).exit_code == 0
     assert "Go on with it by --resume, delete it" in refused(1, *refused_again)
+    line = refused(1, *train(*run, "--resume", "--seed", 1))
+    assert "checkpoint.safetensors: was made with --seed=0, got 1. Resume with the same" in line
     place = tmp_path / "batch_size"
     place.mkdir()
     line = refused(1, "info", place)
@@ -386,4 +391,4 @@ def test_an_unknown_class_where_there_are_no_labels_to_give(handmade: Path, tmp_
     data = tmp_path / "rows.jsonl"
     data.write_text(json.dumps({"text": "a", "label": "zzzz"}) + "\n")
     line = refused(1, "evaluate", handmade / "classifier", "--data", data)
-    assert "Train for classes of your own: train --labels, or with_labels." in line
+    assert "For classes of your own: train --labels, or with_labels." in line

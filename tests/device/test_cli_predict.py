@@ -128,7 +128,7 @@ def test_wrong_uses(handmade: Path, tmp_path: Path, arguments: list[str], code: 
 @pytest.mark.parametrize(
     ("labels", "code", "words"),
     [
-        ("spam,work,spam", 2, "labels: 'spam' stands there twice"),
+        ("spam,work,spam", 2, "--labels: 'spam' stands there twice"),
         ("spam,,work", 2, "labels: '' is no name of a class"),
         ("a,b,c,d", 1, "names 4 classes, the model has room for 3"),
         (

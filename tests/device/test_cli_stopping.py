@@ -50,7 +50,7 @@ def train(tmp_path: Path, handmade: Path, monkeypatch: pytest.MonkeyPatch) -> Tr
     def run(*options: object, number: signal.Signals | None = None, at: int = STOP) -> Result:
         with monkeypatch.context() as patch:
             if number is not None:
-                patch.setattr("edgepeft.cli.commands.progress", lambda _: Signal(number, at))
+                patch.setattr("edgepeft.cli.commands.progress", lambda _, **__: Signal(number, at))
             fixed = [
                 "train",
                 handmade / "chat",
@@ -218,3 +218,55 @@ def test_the_end_is_told_before_the_report_is_made(
     done = train("--output", tmp_path / "alice", "--report", tmp_path / "a.html", "--max-seconds", 1e-9)
     assert "stopping; a second Ctrl-C ends at once" in done.stderr
     assert tensors(tmp_path / "alice")
+
+
+@pytest.mark.parametrize("can", [True, False, None])
+def test_what_a_second_ctrl_c_does_is_the_engines(
+    train: Train, tmp_path: Path, handmade: Path, monkeypatch: pytest.MonkeyPatch, *, can: bool | None
+) -> None:
+    """The installed one's too: onnxruntime-training does not let go of a batch."""
+
+    class Signals(edgepeft.JsonLinesLog):
+        def on_step_end(self, step: int, result: StepResult) -> None:
+            del result
+            if step == STOP:
+                signal.raise_signal(signal.SIGINT)
+
+    engine = edgepeft.load(handmade / "chat").engine
+    if can is not None:
+        monkeypatch.setattr(type(engine), "breaks_off_steps", can)
+    monkeypatch.setattr("edgepeft.cli.commands.JsonLinesLog", Signals)
+    done = train("--output", tmp_path / "alice", "--log", tmp_path / "log.jsonl")
+    told = "at once" if can is True or (can is None and engine.name == "stock") else "after this batch"
+    assert f"stopping after this step; a second Ctrl-C ends {told}\n" in done.stderr
+
+
+@pytest.mark.parametrize("ended", ["finished", "early_stopping"])
+def test_a_run_that_was_finished_already(train: Train, tmp_path: Path, ended: str) -> None:
+    """Resuming it writes its adapter again, and says that nothing was trained."""
+    options = ["--checkpoint-dir", tmp_path / "run", "--eval", tmp_path / "data.jsonl"]
+    if ended == "early_stopping":  # with such steps the loss never falls again
+        options += ["--learning-rate", 100, "--evaluate-every", 1, "--early-stopping-patience", 1]
+    told = "the run was finished already: nothing was trained now"
+    first = train("--output", tmp_path / "first", *options)
+    assert first.exit_code == 0
+    assert told not in first.stdout
+    again = train("--output", tmp_path / "again", *options, "--resume")
+    assert again.exit_code == 0
+    assert again.stdout.startswith(f"{tmp_path / 'again'}: ")
+    assert again.stdout.endswith(f"; {told}\n")
+    assert all(map(np.array_equal, tensors(tmp_path / "first"), tensors(tmp_path / "again")))
+    facts = json.loads(train("--output", tmp_path / "again", *options, "--resume", "--json").stdout)
+    assert facts["stop_reason"] == ended
+    assert facts["first_step"] == facts["steps"] + 1
+
+
+def test_a_resumed_run_is_no_finished_one(train: Train, tmp_path: Path) -> None:
+    """There were steps left, and they were made."""
+    options = ["--output", tmp_path / "alice", "--checkpoint-dir", tmp_path / "run"]
+    assert train(*options, number=signal.SIGTERM).exit_code == 1
+    facts = json.loads(train(*options, "--resume", "--json").stdout)
+    assert (facts["first_step"], facts["steps"]) == (STOP + 1, STEPS)
+    assert train("--output", tmp_path / "bob", "--max-seconds", 1e-9).stdout.endswith(
+        "; stopped, the time was up\n"
+    )

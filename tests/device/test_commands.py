@@ -16,9 +16,11 @@ ROOT = Path(__file__).parents[2]
 INTERRUPTED = """
 import signal, sys
 
+INTERRUPT_AT = "edgepeft.bundle", "onnx_ir"
+
 class Finder:
     def find_spec(name, *_):
-        if name in ("edgepeft.bundle", "onnx_ir"):
+        if name in INTERRUPT_AT:
             signal.raise_signal(signal.SIGINT)
 
 sys.meta_path.insert(0, Finder)
@@ -44,6 +46,13 @@ def test_the_program_starts() -> None:
 def test_ctrl_c_during_the_imports(module: str) -> None:
     """The program ends as a shell expects it, and says nothing."""
     done = start(module, INTERRUPTED)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGINT, "", "")
+
+
+@pytest.mark.parametrize("module", ["edgepeft_command", "edgepeft_export_command"])
+def test_ctrl_c_before_the_imports(module: str) -> None:
+    """While the little is imported that it takes to answer Ctrl-C."""
+    done = start(module, f'{INTERRUPTED}\nsys.modules.pop("contextlib", None)\nINTERRUPT_AT = ["contextlib"]')
     assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGINT, "", "")
 
 

@@ -1,8 +1,10 @@
 """A loaded bundle: prediction, hot swap, generation, threads."""
 
 import dataclasses
+import re
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -164,9 +166,24 @@ def test_unknown_engine_and_threads(bundles: Path) -> None:
     """Both are wrong use."""
     with pytest.raises(ArgumentError, match="unknown engine"):
         edgepeft.load(bundles / "conv-net", engine="fast")
-    for threads in (0, 10**6, 10**12):
-        with pytest.raises(ArgumentError, match=f"threads is {threads}; expected 1 to"):
+    for threads in (0, 10**6, 10**12, "2"):
+        with pytest.raises(ArgumentError, match=f"threads is {threads!r}; expected 1 to"):
             edgepeft.load(bundles / "conv-net", threads=threads)
+
+
+@pytest.mark.parametrize("value", [None, 3, b"folder", ["folder"]])
+def test_what_is_no_path(bundles: Path, value: Any) -> None:
+    """The message names the argument and what it was; an adapter of `None` is the bundle's own."""
+    expected = f" is {re.escape(repr(value))}; expected the path of its folder"
+    with pytest.raises(ArgumentError, match=f"^bundle{expected}"):
+        edgepeft.load(value)
+    with pytest.raises(ArgumentError, match=f"^adapter{expected}"):
+        edgepeft.Adapter.load(value)
+    if value is not None:
+        with pytest.raises(ArgumentError, match=f"^adapter{expected}"):
+            edgepeft.load(bundles / "conv-net", value)
+    with pytest.raises(ArgumentError, match="unknown engine"):
+        edgepeft.load(bundles / "conv-net", engine=value)
 
 
 def test_a_graph_that_onnxruntime_refuses(bundles: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -263,7 +263,7 @@ def test_own_categories_are_learned(bundles: Path, tmp_path: Path) -> None:
         ({"text": "a", "label": "spma"}, r"knows spam, work\. Did you mean 'spam'\?"),
         (
             {"text": "a", "label": "holiday"},
-            r"knows spam, work\. Train for classes of your own: train --labels, or with_labels\.",
+            r"knows spam, work\. For classes of your own: train --labels, or with_labels\.",
         ),
         ({"text": "a", "label": 2}, "label 2 is unknown; the model knows spam, work"),
         (

@@ -139,9 +139,11 @@ def test_a_signal_is_answered_with_what_is_true(*, terminal: bool) -> None:
     """Once no step runs, as while the report asks its questions, none is waited for."""
     step = StepResult(2.0, 1.0, 1.0, 0.1)
 
-    def answered(*before: Callable[[edgepeft.Callback], None]) -> str:
+    def answered(*before: Callable[[edgepeft.Callback], None], breaks_off: bool = True) -> str:
         stream = io.StringIO()
-        shown = (TerminalProgress if terminal else LineProgress)(Console(file=stream, width=80))
+        shown = progress(
+            Console(file=stream, width=80, force_terminal=terminal, color_system=None), breaks_off=breaks_off
+        )
         shown.on_train_begin(2, 1)
         for call in before:
             call(shown)
@@ -149,10 +151,13 @@ def test_a_signal_is_answered_with_what_is_true(*, terminal: bool) -> None:
         shown.close()
         return stream.getvalue()
 
-    running, ended = "stopping after this step; a second Ctrl-C", "stopping; a second Ctrl-C ends at once"
+    running = "stopping after this step; a second Ctrl-C ends at once\n"
+    later, ended = running.replace("at once", "after this batch"), "stopping; a second Ctrl-C ends at once\n"
     assert running in answered()
+    assert later in answered(breaks_off=False)
     assert running in answered(lambda shown: shown.on_step_end(1, step))
     assert ended in answered(lambda shown: shown.on_step_end(2, step))
+    assert ended in answered(lambda shown: shown.on_step_end(2, step), breaks_off=False)
     assert ended in answered(lambda shown: shown.on_train_end(result()))
 
 

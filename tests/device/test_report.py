@@ -254,14 +254,14 @@ def test_a_run_that_a_signal_stops_has_a_report(
     handmade: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With its curves so far; nothing is asked, since somebody waits. Resumed, it tells of both parts."""
-    monkeypatch.setattr("edgepeft.cli.commands.progress", lambda _: Stops())
+    monkeypatch.setattr("edgepeft.cli.commands.progress", lambda _, **__: Stops())
     path = tmp_path / "report.html"
     options = ["--output", tmp_path / "alice", "--report", path, "--checkpoint-dir", tmp_path / "run"]
     assert train(handmade, data, *options).exit_code == 1
     read = Page(path)
     assert "2 of 5 steps: it was asked to stop." in " ".join(read.text)
     assert "Not asked: the run was asked to stop." in read.text
-    monkeypatch.setattr("edgepeft.cli.commands.progress", lambda _: edgepeft.Callback())
+    monkeypatch.setattr("edgepeft.cli.commands.progress", lambda _, **__: edgepeft.Callback())
     done = train(handmade, data, *options, "--resume")
     assert done.exit_code == 0
     assert done.stdout.endswith(f"; see {path}\n")
