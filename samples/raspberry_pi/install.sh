@@ -8,6 +8,8 @@ folder=/srv/edgepeft-reader
 
 echo "== installing into $home"
 mkdir -p "$home"
+systemctl stop edgepeft-reader.service 2> /dev/null || true  # it may be learning with the bundle that is replaced
+rm -rf "$home/bundle" "$home/samples"
 cp -r "$here/bundle" "$here/samples" "$here/README.md" "$home/"
 python3 -m venv "$home/venv"
 wheel=$(ls "$here"/edgepeft-*.whl | tail -n 1)

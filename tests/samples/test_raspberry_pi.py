@@ -6,28 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-import torch
 from pi_reader import get_better, idle_share, line, reader, score
 
-from samples.digits import workstation as digits
 from samples.raspberry_pi import folders, workstation
 from samples.raspberry_pi.folders import Watched
 
 HERE = Path(workstation.__file__).parent
-
-
-@pytest.fixture(scope="module")
-def board(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that goes to the board."""
-    folder = tmp_path_factory.mktemp("sample")
-    threads = torch.get_num_threads()
-    try:
-        digits.main(folder / "digits")
-    finally:
-        torch.set_num_threads(threads)  # the sample trains on one
-    workstation.main(folder / "board", folder / "digits")
-    return folder / "board"
 
 
 def test_it_gets_better(board: Path, tmp_path: Path) -> None:
