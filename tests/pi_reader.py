@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from samples.raspberry_pi.folders import Watched, by_class
 ARM64_PYTHON = "EDGEPEFT_ARM64_PYTHON"
 #: Corrections that start a training.
 ENOUGH = 16
+#: Seconds after which a program that a test waits for in vain is ended.
+_PATIENCE_SECONDS = 1200
 
 
 @contextmanager
@@ -58,6 +61,8 @@ def reader(
         stderr=subprocess.STDOUT,
         text=True,
     )
+    patience = threading.Timer(_PATIENCE_SECONDS, run.kill)
+    patience.start()
     try:
         yield run
         assert run.poll() is None
@@ -67,6 +72,7 @@ def reader(
         assert run.wait() == 0, rest
         assert rest.endswith("ended\n"), rest
     finally:
+        patience.cancel()
         run.kill()
         run.communicate()
 

@@ -61,6 +61,15 @@ def test_an_image_is_read_once_it_has_not_changed_between_two_looks(desk: Desk) 
     assert desk.looks(3) == []
 
 
+def test_an_image_that_grows_is_left_alone(desk: Desk) -> None:
+    """As long as it is another at each look."""
+    for length in range(1, len(WHOLE) + 1):
+        desk.put("a.png", WHOLE[:length])
+        assert desk.looks(1) == []
+    assert desk.read == []
+    assert desk.looks(1) == ["a.png"]
+
+
 def test_a_copy_that_stalls_is_waited_for(desk: Desk) -> None:
     """It is tried once while it stands still, and not each second; the rest comes, and it is read."""
     path = desk.put("a.png", WHOLE[:4])

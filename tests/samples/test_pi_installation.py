@@ -102,3 +102,13 @@ def test_the_folder_is_the_groups(system: Board) -> None:
     unit = (system.root / "etc/systemd/system/edgepeft-reader.service").read_text()
     group = folder.group()
     assert f"\nSupplementaryGroups={group}\n" in unit
+
+
+def test_a_group_that_does_not_exist(system: Board) -> None:
+    """Is told before anything is changed."""
+    system.send(_files("1"))
+    command = ["/bin/sh", system.sent / "install.sh", "nobody-at-all"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "group nobody-at-all: there is none; expected one that exists\n"
+    assert not (system.root / "opt").exists()

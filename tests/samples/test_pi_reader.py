@@ -33,11 +33,11 @@ def shot(board: Path) -> Path:
     return next((board / "shots" / "two").glob("*.png"))
 
 
-def _reader(board: Path, folder: Path) -> Reader:
+def _reader(board: Path, folder: Path, epochs: int = 1) -> Reader:
     watched = Watched(folder)
     model = edgepeft.load(board / "bundle")
     watched.make(model.labels or ())
-    return Reader(model, watched, View("a test"), 1, epochs=1)
+    return Reader(model, watched, View("a test"), 1, epochs=epochs)
 
 
 def test_what_is_learned_from_is_copied(folder: Path, tmp_path: Path) -> None:
@@ -56,6 +56,27 @@ def test_a_signal_ends_a_training(board: Path, folder: Path, end: signal.Signals
     assert (folder / "corrected" / "two" / shot(board).name).exists()
     assert not (folder / "adapter").exists()
     assert not (folder / ".learning").exists()
+
+
+def test_a_training_that_runs_ends_after_its_step(
+    board: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not when it is done."""
+    running = threading.Event()
+    step = watch.Learning.on_step_end
+
+    def told(self: watch.Learning, number: int, result: edgepeft.StepResult) -> None:
+        step(self, number, result)
+        running.set()
+
+    monkeypatch.setattr(watch.Learning, "on_step_end", told)
+    found = _reader(board, folder, epochs=200)
+    found.look()
+    assert running.wait(60)
+    found.stop()
+    found.join()
+    assert not (folder / "adapter").exists()
+    assert (folder / "corrected" / "two" / shot(board).name).exists()
 
 
 def test_a_signal_takes_no_lock(board: Path, folder: Path) -> None:

@@ -69,7 +69,7 @@ def test_images_and_corrections_of_another_user(place: Path) -> None:
         line(run, "put images into")
         sensor = [*AS_CAMERA, sys.executable, "-m", "samples.raspberry_pi.sensor", few, watched.root]
         subprocess.run(sensor, cwd=place / "board", check=True, capture_output=True)
-        assert "could not" not in lines(run, "learned in")
+        assert "could not" not in lines(run, "learned in|could not")
     corrections = [path for _, path in by_class(watched.examples) if path.stat().st_uid == CAMERA]
     assert len(corrections) >= 5
     assert watched.adapter.stat().st_uid == SERVICE
@@ -100,7 +100,8 @@ def test_a_correction_in_a_folder_of_another_user(place: Path) -> None:
     with reader(
         sys.executable, place / "board", place / "reader", "--corrections=1", "--epochs=1", user=AS_SERVICE
     ) as run:
-        line(run, f"could not make .*{first.name} an example: Permission denied")
+        told = lines(run, "could not make|Traceback")
+        assert f"{first.name} an example: Permission denied" in told
         line(run, "learned in")
         as_camera("cp", second, place / "reader" / "inbox")
         assert "learning from" not in lines(run, rf"{second.name}: [a-z]+, \d+%")
