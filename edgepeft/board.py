@@ -21,8 +21,24 @@ ROOT = Path("/")
 _ARM_SETS = {"asimd": "asimd", "asimddp": "dotprod", "i8mm": "i8mm", "bf16": "bf16"}
 _X86_SETS = {"avx2": "avx2", "avx512f": "avx512", "avx512_vnni": "vnni", "avx512_bf16": "bf16"}
 
-#: Lines of /proc/cpuinfo that name the processor or the board: x86 has the first, ARM boards often the others.
-_PROCESSOR_KEYS = ("model name", "Model", "Hardware")
+#: Processors of 64 bits that boards have, by implementer and part, as Linux's arch/arm64/include/asm/cputype.h has them.
+_ARM_PARTS = {
+    ("0x41", "0xd03"): "Cortex-A53",
+    ("0x41", "0xd05"): "Cortex-A55",
+    ("0x41", "0xd07"): "Cortex-A57",
+    ("0x41", "0xd08"): "Cortex-A72",
+    ("0x41", "0xd09"): "Cortex-A73",
+    ("0x41", "0xd0a"): "Cortex-A75",
+    ("0x41", "0xd0b"): "Cortex-A76",
+    ("0x41", "0xd0c"): "Neoverse-N1",
+    ("0x41", "0xd0d"): "Cortex-A77",
+    ("0x41", "0xd40"): "Neoverse-V1",
+    ("0x41", "0xd41"): "Cortex-A78",
+    ("0x41", "0xd42"): "Cortex-A78AE",
+    ("0x41", "0xd44"): "Cortex-X1",
+    ("0x41", "0xd49"): "Neoverse-N2",
+    ("0x41", "0xd4f"): "Neoverse-V2",
+}
 
 #: The firmware's bits for what is so now, as the Raspberry Pi's documentation of `vcgencmd get_throttled` has them; the
 #: same from bit 16 on are for what was so since the board started.
@@ -137,9 +153,18 @@ def sensors(root: Path = ROOT) -> Sensors:
 
 
 def cpu_model(cpu_info: str) -> str | None:
-    """The processor's name by the content of /proc/cpuinfo, if that says it."""
-    found = {key: value for line in cpu_info.splitlines() for key, value in [_pair(line)]}
-    return next((found[key] for key in _PROCESSOR_KEYS if found.get(key)), None)
+    """The processor's name by the content of /proc/cpuinfo, if that says it: x86 by name, ARM by numbers, a core each."""
+    pairs = [_pair(line) for line in cpu_info.splitlines()]
+    named = [value for key, value in pairs if key == "model name" and value]
+    implementers = [value for key, value in pairs if key == "CPU implementer"]
+    parts = [value for key, value in pairs if key == "CPU part"]
+    cores = [_ARM_PARTS[core] for core in zip(implementers, parts, strict=False) if core in _ARM_PARTS]
+    return next(iter(named), None) or " + ".join(dict.fromkeys(cores)) or None
+
+
+def has_device_tree(root: Path = ROOT) -> bool:
+    """Whether it is a board, rather than a PC: its firmware describes it by a device tree."""
+    return (root / "proc/device-tree").is_dir()
 
 
 def instruction_sets(cpu_info: str) -> dict[str, bool]:

@@ -6,9 +6,10 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from edgepeft import board, estimate, names
 from edgepeft.arguments import Range, TrainingArguments
@@ -19,11 +20,26 @@ from edgepeft.estimate import MemoryEstimate
 from edgepeft.manifest import Manifest
 from edgepeft.units import size_text
 
+#: What a run waits for to become better: heat, the supply or what else a board is slowed down for, the battery.
+Reason = Literal["heat", "supply", "battery"]
+
 #: Seconds between two looks at the sensors while a run is paused.
 POLL_SECONDS = 2.0
 
-#: Degrees that the machine has to cool down by before a run that paused for heat goes on.
+#: Degrees Celsius above which a run pauses by default: boards are slowed down from 80 on, a PC's processor from 100.
+BOARD_DEGREES = 80.0
+PC_DEGREES = 95.0
+
+#: What has to be better than the limit before a run that paused goes on: degrees of heat, per cent of the battery.
 COOLING_DEGREES = 5.0
+CHARGED_PERCENT = 5.0
+
+#: Seconds that a slowed-down board is left alone, at least: a weak supply is well as soon as nothing is computed. The
+#: first is for a single time; another within the last of going on doubles it, up to the last.
+SUPPLY_SECONDS = (POLL_SECONDS, 60.0)
+
+#: Seconds between two checkpoints that are written because a run pauses.
+SAVE_SECONDS = 60.0
 
 #: Seconds between two looks whether a paused run was asked to stop.
 _STOP_SECONDS = 0.2
@@ -37,6 +53,8 @@ _RANGES = {
     "nice": Range(lowest=0, highest=19, whole=True),
     "max_memory": Range(lowest=1, highest=1 << 50, whole=True),
 }
+#: Settings that may be left to the machine.
+_OPTIONAL = ("max_temperature", "max_memory")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +66,10 @@ class Guest:
     heeded. docs/guest.md has more.
 
     Args:
-        max_temperature: Degrees Celsius above which a run pauses, until it is 5 degrees cooler; infinity for never.
-        min_battery: Per cent of charge below which a run pauses, while the machine runs on its battery.
+        max_temperature: Degrees Celsius above which a run pauses, until it is 5 degrees cooler; infinity for never. By
+            default 80 on a board, which has a device tree, and 95 elsewhere.
+        min_battery: Per cent of charge below which a run pauses, while the machine runs on its battery, until there are
+            5 more or it is plugged in.
         nice: Priority of the thread that trains and of those that it starts, from 0 to 19, the lowest. Afterwards the
             thread has its own again, where the system lets it.
         max_memory: Bytes that the process may take; by default what is available when the run begins.
@@ -59,7 +79,7 @@ class Guest:
         ArgumentError: A setting is out of range.
     """
 
-    max_temperature: float = 80.0
+    max_temperature: float | None = None
     min_battery: float = 20.0
     nice: int = 10
     max_memory: int | None = None
@@ -67,29 +87,42 @@ class Guest:
 
     def __post_init__(self) -> None:
         for name, bounds in _RANGES.items():
-            if getattr(self, name) is not None or name != "max_memory":
+            if getattr(self, name) is not None or name not in _OPTIONAL:
                 object.__setattr__(self, name, bounds.checked(name, getattr(self, name)))
         object.__setattr__(self, "root", Path(self.root))
 
 
-def reason_to_pause(guest: Guest, sensors: Sensors, *, paused: bool) -> str | None:
-    """Why a run should wait, with all that speaks for it; `None` if it need not.
+def temperature_limit(guest: Guest) -> float:
+    """Degrees Celsius above which a run pauses."""
+    if guest.max_temperature is not None:
+        return guest.max_temperature
+    return BOARD_DEGREES if board.has_device_tree(guest.root) else PC_DEGREES
+
+
+def reasons_to_pause(
+    sensors: Sensors, max_temperature: float, min_battery: float, waiting_for: Collection[Reason] = ()
+) -> dict[Reason, str]:
+    """Why a run should wait, all that speaks for it; empty if it need not.
 
     Args:
-        guest: The limits.
         sensors: How the machine is doing.
-        paused: Whether it waits already: then it has to become somewhat cooler than the limit.
+        max_temperature: Degrees Celsius.
+        min_battery: Per cent.
+        waiting_for: What it waits for already: that has to become somewhat better than its limit.
     """
-    limit = guest.max_temperature - (COOLING_DEGREES if paused else 0)
-    battery = sensors.battery
-    reasons = []
-    if sensors.temperature is not None and sensors.temperature > limit:
-        reasons.append(f"too hot: {sensors.temperature:.1f} °C, at most {limit:g} °C")
+    if "heat" in waiting_for:
+        max_temperature -= COOLING_DEGREES
+    if "battery" in waiting_for:
+        min_battery = min(min_battery + CHARGED_PERCENT, 100)
+    heat, battery = sensors.temperature, sensors.battery
+    reasons: dict[Reason, str] = {}
+    if heat is not None and heat > max_temperature:
+        reasons["heat"] = f"too hot: {heat:.1f} °C, at most {max_temperature:g} °C"
     if sensors.throttling:
-        reasons.append(f"slowed down by the board: {', '.join(sensors.throttling)}")
-    if battery is not None and battery.discharging and battery.percent < guest.min_battery:
-        reasons.append(f"on battery: {battery.percent:g} % left, at least {guest.min_battery:g} %")
-    return "; ".join(reasons) or None
+        reasons["supply"] = f"slowed down by the board: {', '.join(sensors.throttling)}"
+    if battery is not None and battery.discharging and battery.percent < min_battery:
+        reasons["battery"] = f"on battery: {battery.percent:g} % left, at least {min_battery:g} %"
+    return reasons
 
 
 class Pauses:
@@ -109,39 +142,62 @@ class Pauses:
     ) -> None:
         self.seconds = 0.0
         self._guest = guest
+        self._degrees = math.inf if guest is None else temperature_limit(guest)
         self._callbacks = callbacks
         self._stopping = stopping
-        self._found = -math.inf
+        self._found = self._saved = self._supplied = -math.inf  # when that was, by the monotonic clock
+        self._supply_seconds = 0.0
 
     def wait(self, step: int, save: Callable[[], None]) -> None:
         """Returns at once, or when the machine is well again.
 
         Args:
             step: Updates done so far.
-            save: Called as a pause begins: a board that is short of power may not live to its end.
+            save: Called as a pause begins, if that was not done a short time ago: a board that is short of power may not
+                live to the pause's end.
         """
-        reason = self._reason(paused=False)
-        if reason is None or self._stopping():
+        reasons = self._reasons()
+        if not reasons or self._stopping():
             return
         started = time.monotonic()
-        save()
+        if started - self._saved >= SAVE_SECONDS:
+            self._saved = started
+            save()
         for callback in self._callbacks:
-            callback.on_pause(step, reason)
-        while self._reason(paused=True) is not None and not self._stopping():
-            self._sleep()
+            callback.on_pause(step, "; ".join(reasons.values()))
+        self._wait_for(set(reasons), started)
         seconds = time.monotonic() - started
         self.seconds += seconds
         for callback in self._callbacks:
             callback.on_resume(step, seconds)
 
-    def _reason(self, *, paused: bool) -> str | None:
+    def _wait_for(self, waiting_for: set[Reason], started: float) -> None:
+        least = self._longer(started) if "supply" in waiting_for else 0.0
+        while not self._stopping():
+            reasons = self._reasons(waiting_for)
+            if not reasons and time.monotonic() - started >= least:
+                break
+            waiting_for |= reasons.keys()
+            self._sleep()
+        if "supply" in waiting_for:
+            self._supplied = time.monotonic()
+
+    def _longer(self, now: float) -> float:
+        """Seconds to leave the supply alone: twice as long as before, if that was shortly before."""
+        first, last = SUPPLY_SECONDS
+        again = now - self._supplied < last
+        self._supply_seconds = min(2 * self._supply_seconds, last) if again else first
+        return self._supply_seconds
+
+    def _reasons(self, waiting_for: Collection[Reason] = ()) -> dict[Reason, str]:
         if self._guest is None:
-            return None
+            return {}
         now = time.monotonic()
         if now - self._found >= _FIND_SECONDS:
             self._found = now
             self._files = board.find_sensors(self._guest.root)
-        return reason_to_pause(self._guest, board.read_sensors(self._files), paused=paused)
+        found = board.read_sensors(self._files)
+        return reasons_to_pause(found, self._degrees, self._guest.min_battery, waiting_for)
 
     def _sleep(self) -> None:
         # Not by waiting for an event: a signal's handler that sets it could come while its lock is held.

@@ -48,7 +48,8 @@ class Trainer:
     def stop(self) -> None:
         """Has a running `fit` save and return after the running step; for callbacks and other threads.
 
-        An evaluation that is running is broken off, and not counted.
+        An evaluation that is running is broken off, and not counted. `fit` does not heed a call that came before it:
+        where another thread may call early, ask in `Callback.on_data`, and call again there.
         """
         self._stop.set()
 
@@ -113,7 +114,7 @@ class Trainer:
             for callback in callbacks:
                 callback.on_data(rows, held_out)
             run, history, state = self._start(adapter, rows, held_out, path)
-            plan = self._plan(rows, guest)
+            plan = self._plan(rows, held_out, guest)
             loop = _Loop(
                 self.model,
                 adapter,
@@ -162,12 +163,20 @@ class Trainer:
         for graph in (graph for graph, wanted in needed.items() if wanted):
             self.model.bundle.manifest.graph(graph)
 
-    def _plan(self, rows: Dataset, guest: Guest | None) -> MemoryPlan:
-        """How many rows are run at once: as many as fit."""
+    def _plan(self, rows: Dataset, held_out: Dataset | None, guest: Guest | None) -> MemoryPlan:
+        """How many rows are run at once: as many as fit, were the longest of either data among them.
+
+        An evaluation takes no more than a step on the same rows.
+        """
         if guest is None:
             return MemoryPlan(self.arguments.batch_size)
         manifest = self.model.bundle.manifest
-        length = (self.arguments.max_length if rows.streams and rows.varies else None) or rows.longest()
+        most = self.arguments.max_length
+        length = max(
+            (most if data.streams and data.varies else None) or data.longest()
+            for data in (rows, held_out)
+            if data is not None
+        )
         plan = plan_memory(guest, manifest, self.arguments, length, memory.resident_bytes())
         if plan.rows < self.arguments.batch_size:
             manifest.graph(names.ACCUMULATE)

@@ -10,14 +10,17 @@ BATTERY = "sys/class/power_supply/BAT0"
 PI_4 = """processor\t: 0
 BogoMIPS\t: 108.00
 Features\t: fp asimd evtstrm crc32 cpuid
+CPU implementer\t: 0x41
 CPU part\t: 0xd08
 
 processor\t: 1
 Features\t: fp asimd evtstrm crc32 cpuid
+CPU implementer\t: 0x41
+CPU part\t: 0xd08
 
 Model\t\t: Raspberry Pi 4 Model B Rev 1.4
 """
-PI_5 = "processor\t: 0\nFeatures\t: fp asimd aes crc32 asimdhp asimdrdm lrcpc dcpop asimddp\n"
+PI_5 = "processor\t: 0\nFeatures\t: fp asimd aes crc32 asimdhp asimdrdm lrcpc dcpop asimddp\nCPU implementer\t: 0x41\nCPU part\t: 0xd0b\n"
 
 
 def write(root: Path, files: dict[str, object]) -> Path:

@@ -27,7 +27,7 @@ from edgepeft.cli.shared import (
     threads_option,
 )
 from edgepeft.errors import ArgumentError, BundleError
-from edgepeft.guest import Guest
+from edgepeft.guest import BOARD_DEGREES, PC_DEGREES, Guest
 from edgepeft.log import JsonLinesLog
 from edgepeft.model import Model, load
 from edgepeft.progress import progress
@@ -92,9 +92,8 @@ def _option(name: str, text: str, kind: Any = int) -> Callable[[Any], Any]:
 @click.option(
     "--max-temperature",
     type=float,
-    default=Guest.max_temperature,
-    show_default=True,
-    help="Pause while the machine is hotter, in degrees Celsius; inf for never.",
+    help="Pause while the machine is hotter, in degrees Celsius; inf for never. By default "
+    f"{BOARD_DEGREES:g} on a board, {PC_DEGREES:g} elsewhere.",
 )
 @click.option(
     "--min-battery",
@@ -127,7 +126,7 @@ def train(
     resume: bool,
     log: Path | None,
     report: Path | None,
-    max_temperature: float,
+    max_temperature: float | None,
     min_battery: float,
     nice: int,
     max_memory: float | None,

@@ -14,7 +14,7 @@ from edgepeft.bundle import read_manifest
 from edgepeft.cli.shared import FOLDER, console, engine_facts, engine_text, json_option, plain, print_json
 from edgepeft.engines.choice import ORT_TRAINING, STOCK
 from edgepeft.errors import EngineError
-from edgepeft.guest import Guest, memory_limit
+from edgepeft.guest import Guest, memory_limit, temperature_limit
 from edgepeft.manifest import Manifest
 from edgepeft.units import size_text
 
@@ -43,7 +43,9 @@ def doctor(*, bundle: Path | None, as_json: bool) -> None:
 def _machine() -> dict[str, Any]:
     found, now = board.board(board.ROOT), board.sensors(board.ROOT)
     available = board.available_memory(board.ROOT)
-    return dataclasses.asdict(found) | {"available_bytes": available} | dataclasses.asdict(now)
+    limit = temperature_limit(Guest(root=board.ROOT))
+    more = {"available_bytes": available, "max_temperature": limit}
+    return dataclasses.asdict(found) | more | dataclasses.asdict(now)
 
 
 def _runtime() -> dict[str, Any]:
@@ -105,7 +107,7 @@ def _drawing(facts: Mapping[str, Any]) -> Tree:
     total, available = (_size(facts[name]) for name in ("memory_bytes", "available_bytes"))
     _leaf(machine, "memory", f"{total}, available {available}")
     now = tree.add("now")
-    _leaf(now, "temperature", _measure(facts["temperature"], "°C"))
+    _leaf(now, "temperature", _temperature(facts["temperature"], facts["max_temperature"]))
     _leaf(now, "slowed down", _throttling(facts["throttling"]))
     _leaf(now, "battery", _battery(facts["battery"]))
     _leaf(now, "power", _measure(facts["watts"], "W"))
@@ -130,6 +132,10 @@ def _size(value: int | None) -> str:
 
 def _measure(value: float | None, unit: str) -> str:
     return "not told" if value is None else f"{value:.1f} {unit}"
+
+
+def _temperature(now: float | None, limit: float) -> str:
+    return _measure(now, "°C") + ("" if now is None else f"; a training pauses above {limit:g} °C")
 
 
 def _throttling(reasons: tuple[str, ...] | None) -> str:

@@ -12,7 +12,7 @@ from edgepeft.data import Dataset
 from edgepeft.errors import StorageError
 from edgepeft.report import page, samples
 from edgepeft.report.machine import machine, versions
-from edgepeft.report.page import MARK, Facts
+from edgepeft.report.page import MARK, Facts, Pause
 from edgepeft.report.samples import Samples
 from edgepeft.report.summary import summarize
 from edgepeft.training import Trainer
@@ -49,6 +49,8 @@ class HtmlReport(Callback):
 
     def on_data(self, train_data: Dataset, eval_data: Dataset | None) -> None:
         """Looks at the data."""
+        self._rows_at_once: int | None = None
+        self._pauses: list[Pause] = []
         self._started = time.monotonic()
         has_classes = self._model.bundle.manifest.classes is not None
         self._train = summarize(train_data, has_classes=has_classes)
@@ -59,6 +61,20 @@ class HtmlReport(Callback):
     def on_train_begin(self, total_steps: int, first_step: int) -> None:
         """Remembers how long the run is."""
         self._total_steps, self._first_step = total_steps, first_step
+
+    def on_shrink(self, rows: int, expected_bytes: int, limit_bytes: int) -> None:
+        """Remembers how many rows are run at once."""
+        del expected_bytes, limit_bytes
+        self._rows_at_once = rows
+
+    def on_pause(self, step: int, reason: str) -> None:
+        """Remembers why the run waits."""
+        del step
+        self._reason = reason
+
+    def on_resume(self, step: int, seconds: float) -> None:
+        """Remembers how long it waited."""
+        self._pauses.append(Pause(step, self._reason, seconds))
 
     def on_train_end(self, result: TrainingResult) -> None:
         """Writes the report."""
@@ -73,6 +89,8 @@ class HtmlReport(Callback):
             seconds=seconds,
             train=self._train,
             held_out=self._held_out,
+            rows_at_once=self._rows_at_once,
+            pauses=self._pauses,
             samples=found,
             machine=machine(),
             versions=versions(),

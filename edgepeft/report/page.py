@@ -20,9 +20,10 @@ from edgepeft.units import duration_text, rate_text, size_text
 #: What a report begins with.
 MARK = b"<!doctype html>\n<!-- a training report of edgepeft -->\n"
 
-#: Characters of a text that are shown, and classes that a table lists.
+#: Characters of a text that are shown, and classes and pauses that a table lists.
 MAX_TEXT = 600
 MAX_CLASSES = 30
+MAX_PAUSES = 30
 
 #: Nothing is fetched and nothing runs, whatever a row of data holds.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -60,6 +61,21 @@ _ENDINGS: dict[StopReason, str] = {
 }
 
 
+@dataclass(frozen=True)
+class Pause:
+    """A time that the run waited, as a guest.
+
+    Attributes:
+        step: Updates done before.
+        reason: What it waited for.
+        seconds: How long.
+    """
+
+    step: int
+    reason: str
+    seconds: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     """What a report tells.
@@ -73,6 +89,8 @@ class Facts:
         seconds: How long the call took, evaluation included.
         train: The training data.
         held_out: The held-out data, if there was any.
+        rows_at_once: Rows of a batch that were run at once, where memory was too little for all; `None` where it was not.
+        pauses: Times that the run waited.
         samples: Rows before and after; `None` where the run was not kept waiting for them.
         machine: Facts about the machine, by name.
         versions: Versions of what computed, by name.
@@ -87,6 +105,8 @@ class Facts:
     seconds: float
     train: DataSummary
     held_out: DataSummary | None
+    rows_at_once: int | None
+    pauses: Sequence[Pause]
     samples: Samples | None
     machine: Mapping[str, str]
     versions: Mapping[str, str]
@@ -102,6 +122,7 @@ def render(facts: Facts) -> bytes:
         element("p", _subtitle(facts), class_="soft"),
         _tiles(facts),
         *_section("Curves", [_curves(facts)]),
+        *(_section("Pauses", [_card(_pauses(facts.pauses))]) if facts.pauses else []),
         *_section("Before and after", _samples(facts)),
         *_section("Data", _data(facts)),
         *_section("Settings", [_settings(facts.arguments, facts.manifest.training)]),
@@ -135,10 +156,14 @@ def _tiles(facts: Facts) -> Element:
         if facts.samples is not None and facts.samples.classes
         else None,
         "whole run": duration_text(facts.seconds),
+        "of it in pauses": duration_text(result.paused_seconds) if facts.pauses else None,
         "a step": duration_text(result.seconds_per_step),
         "rows a second": rate_text(result.samples_per_second),
         "tokens a second": None if result.tokens_per_second is None else rate_text(result.tokens_per_second),
         "peak memory": size_text(result.peak_memory_bytes),
+        "rows at once": None
+        if facts.rows_at_once is None
+        else f"{facts.rows_at_once} of {facts.arguments.batch_size}",
         "adapter": size_text(result.adapter.size),
     }
     shown = [
@@ -162,6 +187,17 @@ def _curves(facts: Facts) -> Element:
         curves.draw("Learning rate", [("learning rate", rates)]),
         class_="pair",
     )
+
+
+def _pauses(pauses: Sequence[Pause]) -> Element:
+    longest = sorted(pauses, key=lambda one: -one.seconds)[:MAX_PAUSES]
+    rows = [
+        (f"{one.step:,}", one.reason, duration_text(one.seconds))
+        for one in sorted(longest, key=lambda one: one.step)
+    ]
+    if len(pauses) > MAX_PAUSES:
+        rows.append((f"and {len(pauses) - MAX_PAUSES:,} shorter ones", "", ""))
+    return _table(("after step", "why", "how long"), rows)
 
 
 def _samples(facts: Facts) -> list[Element]:

@@ -59,7 +59,7 @@ def test_a_raspberry_pi(tmp_path: Path) -> None:
     tree.parent.mkdir(parents=True)
     tree.write_bytes(b"Raspberry Pi 4 Model B Rev 1.4\0")
     found = board.board(tmp_path)
-    assert found.model == found.processor == "Raspberry Pi 4 Model B Rev 1.4"
+    assert (found.model, found.processor) == ("Raspberry Pi 4 Model B Rev 1.4", "Cortex-A72")
     assert found.memory_bytes == 3884360 * KiB
     assert board.available_memory(tmp_path) == 3000000 * KiB
     assert found.instruction_sets == {"asimd": True, "dotprod": False, "i8mm": False, "bf16": False}
@@ -68,8 +68,10 @@ def test_a_raspberry_pi(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cpu_info", "name", "sets"),
     [
-        (PI_5, None, {"asimd", "dotprod"}),
-        (PI_5 + "processor: 1\nFeatures: asimd\n", None, {"asimd"}),
+        (PI_5, "Cortex-A76", {"asimd", "dotprod"}),
+        (PI_5 + "processor: 1\nFeatures: asimd\n", "Cortex-A76", {"asimd"}),
+        (PI_5 + PI_4, "Cortex-A76 + Cortex-A72", {"asimd"}),
+        ("Features: asimd\nCPU implementer: 0x41\nCPU part: 0xfff", None, {"asimd"}),
         ("model name: AMD EPYC\nflags: sse2 avx2\nmodel name: AMD EPYC\nflags: avx2", "AMD EPYC", {"avx2"}),
         ("Features: asimd asimddp i8mm bf16", None, {"asimd", "dotprod", "i8mm", "bf16"}),
         ("flags: avx2 avx512f avx512_vnni avx512_bf16", None, {"avx2", "avx512", "vnni", "bf16"}),

@@ -1,10 +1,9 @@
 """A training on a machine that is not its own: pauses, priority, memory."""
 
 import io
-import json
+import itertools
 import math
 import os
-import re
 import signal
 import threading
 import time
@@ -12,19 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from click.testing import CliRunner
-from fake_machine import hot, on_battery, throttled
+from fake_machine import hot, on_battery, throttled, write
 from rich.console import Console
 from training_runs import same
 
 import edgepeft
-from edgepeft import board, cli, estimate, guest
+from edgepeft import guest
 from edgepeft.board import Battery, Sensors
 from edgepeft.engines.base import StepResult
 from edgepeft.errors import ArgumentError
-from edgepeft.progress import TerminalProgress, progress
+from edgepeft.progress import progress
 
 #: Steps of a whole run, and the one after which the machine is unwell.
 STEPS, AT = 5, 2
@@ -52,8 +49,8 @@ TROUBLES: dict[str, tuple[Callable[[Path], None], Callable[[Path], None], str]] 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A machine that is well."""
-    folder = tmp_path / "machine"
+    """A board that is well."""
+    folder = write(tmp_path / "machine", {"proc/device-tree/model": "Raspberry Pi 4 Model B Rev 1.4"})
     hot(folder, 50)
     throttled(folder, 0)
     on_battery(folder, 90)
@@ -127,7 +124,7 @@ def test_a_machine_that_is_unwell_from_the_start(handmade: Path, root: Path) -> 
 def test_a_sensor_that_comes_later(handmade: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Is found: they are looked for again now and then."""
     monkeypatch.setattr("edgepeft.guest._FIND_SECONDS", 0.0)
-    watch = Trouble(lambda: hot(tmp_path, 81), lambda: hot(tmp_path, 50))
+    watch = Trouble(lambda: hot(tmp_path, 96), lambda: hot(tmp_path, 50))
     trainer(handmade).fit(ROWS, callbacks=[watch], guest=edgepeft.Guest(root=tmp_path))
     assert ("resume", AT) in watch.told
 
@@ -140,34 +137,111 @@ def test_without_a_guest_nothing_is_heeded(handmade: Path, root: Path) -> None:
     assert [kind for kind, *_ in watch.told] == ["step"] * STEPS
 
 
+HEAT = {"heat": "too hot: 76.0 °C, at most 75 °C"}
+BATTERY = {"battery": "on battery: 24 % left, at least 25 %"}
+
+
 @pytest.mark.parametrize(
-    ("sensors", "paused", "reason"),
+    ("sensors", "waiting_for", "reasons"),
     [
-        (Sensors(None, None, None, None), False, None),
-        (Sensors(80.0, (), Battery(20.0, discharging=True), None), False, None),
-        (Sensors(76.0, None, None, None), False, None),
-        (Sensors(76.0, None, None, None), True, "too hot: 76.0 °C, at most 75 °C"),
-        (Sensors(75.0, None, None, None), True, None),
-        (Sensors(None, None, Battery(5.0, discharging=False), None), False, None),
+        (Sensors(None, None, None, None), (), {}),
+        (Sensors(80.0, (), Battery(20.0, discharging=True), None), (), {}),
+        (Sensors(76.0, None, None, None), (), {}),
+        (Sensors(76.0, None, None, None), ("heat",), HEAT),
+        (Sensors(76.0, None, None, None), ("battery", "supply"), {}),
+        (Sensors(75.0, None, None, None), ("heat",), {}),
+        (Sensors(None, None, Battery(5.0, discharging=False), None), (), {}),
+        (Sensors(None, None, Battery(24.0, discharging=True), None), ("heat",), {}),
+        (Sensors(None, None, Battery(24.0, discharging=True), None), ("battery",), BATTERY),
+        (Sensors(None, None, Battery(24.0, discharging=False), None), ("battery",), {}),
+        (Sensors(None, None, Battery(25.0, discharging=True), None), ("battery",), {}),
         (
             Sensors(90.0, ("throttled",), Battery(5.0, discharging=True), 3.0),
-            True,
-            "too hot: 90.0 °C, at most 75 °C; slowed down by the board: throttled; on battery: 5 % left, at least 20 %",
+            ("heat",),
+            {
+                "heat": "too hot: 90.0 °C, at most 75 °C",
+                "supply": "slowed down by the board: throttled",
+                "battery": "on battery: 5 % left, at least 20 %",
+            },
         ),
     ],
 )
-def test_the_rules(sensors: Sensors, paused: bool, reason: str | None) -> None:  # noqa: FBT001
-    """A paused run waits for some degrees less; all reasons are told."""
-    assert guest.reason_to_pause(edgepeft.Guest(), sensors, paused=paused) == reason
+def test_the_rules(
+    sensors: Sensors, waiting_for: tuple[guest.Reason, ...], reasons: dict[guest.Reason, str]
+) -> None:
+    """What a run waits for has to become somewhat better than its limit, and nothing else; all reasons are told."""
+    assert guest.reasons_to_pause(sensors, 80, 20, waiting_for) == reasons
 
 
 def test_limits_that_mean_never() -> None:
     """Infinity, and a battery that may be empty."""
-    never = edgepeft.Guest(max_temperature=math.inf, min_battery=0)
-    assert (
-        guest.reason_to_pause(never, Sensors(120.0, (), Battery(0.0, discharging=True), None), paused=True)
-        is None
+    unwell = Sensors(120.0, (), Battery(0.0, discharging=True), None)
+    assert guest.reasons_to_pause(unwell, math.inf, 0) == {}
+
+
+def test_a_battery_that_has_to_be_full() -> None:
+    """More than full is not waited for."""
+    full = Sensors(None, None, Battery(100.0, discharging=True), None)
+    assert guest.reasons_to_pause(full, 80, 98, ("battery",)) == {}
+
+
+def test_how_hot_it_may_be(tmp_path: Path) -> None:
+    """What was asked for; else less on a board than on a PC, whose processor is made for more."""
+    assert guest.temperature_limit(edgepeft.Guest(root=tmp_path)) == 95
+    write(tmp_path, {"proc/device-tree/model": "Raspberry Pi 5"})
+    assert guest.temperature_limit(edgepeft.Guest(root=tmp_path)) == 80
+    assert guest.temperature_limit(edgepeft.Guest(root=tmp_path, max_temperature=60)) == 60
+
+
+class Clock:
+    """A clock that only sleeping moves."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr("edgepeft.guest.time.sleep", self.sleep)
+        monkeypatch.setattr("edgepeft.guest.time.monotonic", lambda: self.now)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_a_supply_that_sags_whenever_something_is_computed(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is well as soon as the run waits: so each pause is twice as long as the last, up to a minute, and few are saved."""
+    clock = Clock(monkeypatch)
+    saved: list[float] = []
+    told = Trouble(lambda: None, lambda: throttled(root, 0x50000))
+    pauses = guest.Pauses(edgepeft.Guest(root=root), [told], lambda: False)
+    waited: list[int] = []
+
+    def step(seconds: float) -> None:
+        clock.now += seconds
+        throttled(root, 0x50001)
+        before = pauses.seconds
+        pauses.wait(len(waited), lambda: saved.append(clock.now))
+        waited.append(round(pauses.seconds - before))
+
+    for _ in range(8):
+        step(1)
+    assert waited == [2, 4, 8, 16, 32, 60, 60, 60]
+    assert len(saved) == 4
+    assert all(later - earlier >= guest.SAVE_SECONDS for earlier, later in itertools.pairwise(saved))
+    step(61)
+    assert waited[-1] == 2, "it held for a while"
+
+
+def test_heat_is_waited_for_as_long_as_it_takes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No longer: a small heat sink is hot again soon, and that is how it trains."""
+    clock = Clock(monkeypatch)
+    pauses = guest.Pauses(
+        edgepeft.Guest(root=root), [Trouble(lambda: None, lambda: hot(root, 70))], lambda: False
     )
+    for step in range(5):
+        clock.now += 1
+        hot(root, 81)
+        pauses.wait(step, lambda: None)
+    assert pauses.seconds == 0
 
 
 @pytest.mark.parametrize(
@@ -194,15 +268,13 @@ def test_the_sensors_are_read_now_and_then(
     handmade: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pause ends when the machine has cooled down by some degrees, and is counted apart from the training."""
-    clock = 1000.0
+    clock = Clock(monkeypatch)
 
     def sleep(seconds: float) -> None:
-        nonlocal clock
-        clock += seconds
-        hot(root, 81 - (clock - 1000) / 2)  # half a degree a second
+        clock.sleep(seconds)
+        hot(root, 81 - (clock.now - 1000) / 2)  # half a degree a second
 
     monkeypatch.setattr("edgepeft.guest.time.sleep", sleep)
-    monkeypatch.setattr("edgepeft.guest.time.monotonic", lambda: clock)
     watch = Trouble(lambda: hot(root, 81), lambda: None)
     settings = edgepeft.TrainingArguments(max_steps=STEPS, max_seconds=11, batch_size=2)
     model = edgepeft.load(handmade / "chat")
@@ -343,104 +415,3 @@ def test_the_priority_comes_back_where_the_system_lets_it(monkeypatch: pytest.Mo
 def test_a_bundle_that_says_nothing_about_memory(handmade: Path, root: Path) -> None:
     """Is trained as it is."""
     assert trainer(handmade).fit(ROWS, guest=edgepeft.Guest(root=root, max_memory=1)).steps == STEPS
-
-
-@pytest.fixture
-def command(
-    tmp_path: Path, root: Path, handmade: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Any]:
-    """`edgepeft train` on the machine that is made up."""
-    data = tmp_path / "data.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    real = board.find_sensors
-    monkeypatch.setattr("edgepeft.guest.board.find_sensors", lambda _: real(root))
-
-    def run(*options: object) -> Any:
-        fixed = ["train", handmade / "chat", "--data", data, "--output", tmp_path / "alice", "--max-steps", 3]
-        return CliRunner().invoke(cli.main, [*map(str, fixed), *map(str, options)])
-
-    return run
-
-
-def test_the_command_is_a_good_guest(
-    command: Callable[..., Any], root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without being asked: a line for the pause and one for its end, the reason in the log, the time in the result."""
-    hot(root, 81)
-    monkeypatch.setattr("edgepeft.guest.time.sleep", lambda _: hot(root, 40))
-    monkeypatch.setattr("edgepeft.guest.POLL_SECONDS", 0.01)
-    done = command("--log", tmp_path / "log.jsonl", "--json")
-    assert done.exit_code == 0, done.stderr
-    assert "paused after step 0: too hot: 81.0 °C, at most 80 °C\n" in done.stderr
-    assert re.search(r"\non again after step 0, [\d.]+ m?s later\n", done.stderr)
-    assert json.loads(done.stdout)["paused_seconds"] > 0
-    told = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [line["event"] for line in told] == ["begin", "pause", "resume", "step", "step", "step", "end"]
-    assert told[1]["reason"] == "too hot: 81.0 °C, at most 80 °C"
-    assert told[2]["seconds"] == pytest.approx(told[-1]["paused_seconds"])
-    hot(root, 81)
-    assert "peak memory" in (line := command().stdout)
-    assert re.search(r", paused for [\d.]+ m?s\b", line)
-
-
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
-        (["--max-temperature", "nan"], "--max-temperature is nan; expected more than 0"),
-        (["--min-battery", "200"], "--min-battery is 200.0; expected at least 0 and at most 100"),
-        (["--nice", "20"], "nice is 20; expected at least 0 and at most 19"),
-        (["--max-memory", "0"], "--max-memory is 0; expected megabytes, more than 0"),
-        (["--max-memory", "nan"], "--max-memory is nan; expected megabytes, more than 0"),
-    ],
-)
-def test_options_out_of_range(command: Callable[..., Any], options: list[str], told: str) -> None:
-    """Wrong use, in a line."""
-    done = command(*options)
-    assert done.exit_code == 2
-    assert told in done.stderr
-
-
-def test_the_command_shrinks_and_refuses(bundles: Path, tmp_path: Path) -> None:
-    """With the options' names."""
-    bundle, data = bundles / "tiny-llama", tmp_path / "rows"
-    data.mkdir()
-    for name in ("input_ids", "attention_mask", "labels"):
-        np.save(data / f"{name}.npy", np.ones((8, 100), np.int64))
-    needed = {n: estimate.training_memory(edgepeft.Bundle.open(bundle).manifest, n, 100) for n in (1, 4, 8)}
-
-    def run(megabytes: float) -> Any:
-        fixed = ["train", bundle, "--data", data, "--output", tmp_path / "alice", "--max-steps", 1]
-        options = ["--batch-size", 8, "--max-memory", megabytes, "--log", tmp_path / "log.jsonl"]
-        return CliRunner().invoke(cli.main, [*map(str, fixed), *map(str, options)])
-
-    assert needed[1] is not None
-    assert needed[4] is not None
-    done = run(needed[4].total / 1e6 + 0.001)
-    assert done.exit_code == 0, done.stderr
-    assert re.search(
-        r"the batch would take [\d.]+ MB of memory, of [\d.]+ MB: 4 of its rows are run at once, for the same update\n",
-        done.stderr,
-    )
-    shrink = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[1])
-    assert (shrink["event"], shrink["rows"]) == ("shrink", 4)
-    done = run(needed[1].total / 1e6 - 1)
-    assert done.exit_code == 1
-    assert "Lower --max-length, end other programs, or raise --max-memory." in done.stderr
-
-
-def test_a_terminal_is_told_above_its_bar() -> None:
-    """And the pause is not in the pace."""
-    stream, clock = io.StringIO(), iter([0.0, 0.0, 10.0, 112.0, 122.0])
-    shown = TerminalProgress(Console(file=stream, force_terminal=True, width=100), clock=lambda: next(clock))
-    shown.on_train_begin(10, 1)
-    shown.on_shrink(2, 3_000_000, 2_000_000)
-    shown.on_step_end(1, StepResult(1.0, 1.0, 1.0, 0.1))
-    shown.on_pause(1, "too hot")
-    shown.on_resume(1, 92.0)
-    shown.on_step_end(2, StepResult(1.0, 1.0, 1.0, 0.1))
-    shown.close()
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
-    assert "would take 3.00 MB of memory, of 2.00 MB: 2 of its rows" in text
-    assert "paused after step 1: too hot" in text
-    assert "on again after step 1, 1 min 32 s later" in text
-    assert "10.0 s/step" in text.splitlines()[-1]

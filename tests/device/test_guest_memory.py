@@ -101,6 +101,21 @@ def test_a_batch_that_does_not_fit_is_run_in_parts(
         assert np.allclose(result.adapter.tensors[name], value, atol=1e-5)
 
 
+def test_longer_rows_that_are_held_out(bundles: Path, rows: Rows) -> None:
+    """Are counted: an evaluation runs as many rows at once as a step."""
+    bundle = bundles / "tiny-llama"
+    settings = arguments(batch_size=8, gradient_accumulation=1)
+    longest = max(rows, key=lambda row: len(row["labels"]))
+    twice = {name: np.concatenate([value, value]) for name, value in longest.items()}
+    watch = Shrunk()
+    little = edgepeft.Guest(max_memory=total(bundle, [twice], 4))
+    training = edgepeft.Trainer(edgepeft.load(bundle), settings)
+    training.fit(rows, rows, callbacks=[watch], guest=little)
+    assert not watch.told
+    training.fit(rows, [*rows, twice], callbacks=[watch], guest=little)
+    assert watch.told == [(4, total(bundle, [twice], 8), total(bundle, [twice], 4))]
+
+
 def test_a_checkpoint_goes_on_with_less_memory(bundles: Path, rows: Rows, tmp_path: Path) -> None:
     """Made with the whole batch, resumed in parts, and the other way round: it is one run."""
     bundle = bundles / "tiny-llama"

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from fake_machine import hot
 from PIL import Image
 
 import edgepeft
-from edgepeft import cli, elements, limits, names
+from edgepeft import cli, elements, estimate, limits, names
 from edgepeft.engines.base import StepResult
 from edgepeft.errors import EngineError, StorageError
 from edgepeft.report import page, samples, summary
@@ -382,3 +383,62 @@ def test_a_swap_meanwhile_is_not_reported(
     result = trainer.fit(chat_rows(), callbacks=[Swaps(), written])
     assert asked[0] is trainer.began_with is began
     assert asked[1] is result.adapter
+
+
+def test_a_guest_that_waited(handmade: Path, tmp_path: Path) -> None:
+    """The pauses with their reasons, and how much of the run they were; a run without any has no such part."""
+    root = tmp_path / "machine"
+    hot(root, 99)
+
+    class Cooler(edgepeft.Callback):
+        def on_pause(self, step: int, reason: str) -> None:
+            del step, reason
+            hot(root, 20)
+
+    trainer = edgepeft.Trainer(edgepeft.load(handmade / "chat"), edgepeft.TrainingArguments(max_steps=2))
+    report = edgepeft.HtmlReport(tmp_path / "report.html", trainer)
+    rows = [{"text": "hello there."}]
+    trainer.fit(rows, callbacks=[report, Cooler()], guest=edgepeft.Guest(root=root))
+    read = Page(tmp_path / "report.html")
+    assert read.after("how long") == "0"  # steps before it
+    assert "too hot: 99.0 °C, at most 95 °C" in read.text
+    assert re.fullmatch(r"[\d.]+ m?s", read.after("of it in pauses"))
+    assert "rows at once" not in read.text
+    trainer.fit(rows, callbacks=[report], guest=edgepeft.Guest(root=root))
+    assert "of it in pauses" not in (again := Page(tmp_path / "report.html").text)
+    assert "Pauses" not in again
+
+
+def test_a_run_in_parts(bundles: Path, tmp_path: Path) -> None:
+    """How many rows were run at once."""
+    model = edgepeft.load(bundles / "tiny-llama")
+    ids = np.ones((8, 100), np.int64)
+    found = estimate.training_memory(model.bundle.manifest, 4, 100)
+    assert found is not None
+    trainer = edgepeft.Trainer(model, edgepeft.TrainingArguments(max_steps=1, batch_size=8))
+    report = edgepeft.HtmlReport(tmp_path / "report.html", trainer)
+    columns = {"input_ids": ids, "attention_mask": ids, "labels": ids}
+    trainer.fit(columns, callbacks=[report], guest=edgepeft.Guest(max_memory=int(found.total) + 1))
+    assert Page(tmp_path / "report.html").after("rows at once") == "4 of 8"
+
+
+def test_only_the_longest_pauses_are_listed(
+    handmade: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the order in which they were; the others are counted."""
+    monkeypatch.setattr(page, "MAX_PAUSES", 2)
+    seconds = [5.0, 1.0, 9.0, 2.0]
+    trainer = edgepeft.Trainer(edgepeft.load(handmade / "chat"), edgepeft.TrainingArguments(max_steps=4))
+    report = edgepeft.HtmlReport(tmp_path / "report.html", trainer)
+
+    class Waiting(edgepeft.Callback):
+        def on_step_end(self, step: int, result: StepResult) -> None:
+            del result
+            report.on_pause(step, "too hot")
+            report.on_resume(step, seconds[step - 1])
+
+    trainer.fit([{"text": "hello there."}], callbacks=[Waiting(), report])
+    told = Page(tmp_path / "report.html").text
+    start = told.index("how long") + 1
+    shown = ["1", "too hot", "5 s", "3", "too hot", "9 s", "and 2 shorter ones"]
+    assert told[start : start + 7] == shown

@@ -1,0 +1,129 @@
+"""`edgepeft train` as a guest: what it tells, and the options."""
+
+import io
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from fake_machine import hot
+from rich.console import Console
+
+import edgepeft
+from edgepeft import board, cli, estimate
+from edgepeft.engines.base import StepResult
+from edgepeft.progress import TerminalProgress
+
+ROWS = [{"text": text} for text in ("hello there.", "who is it?", "a friend.")]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A machine whose temperature a test sets."""
+    return tmp_path / "machine"
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, root: Path, handmade: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Any]:
+    """`edgepeft train` on the board that is made up."""
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    real = board.find_sensors
+    monkeypatch.setattr("edgepeft.guest.board.find_sensors", lambda _: real(root))
+    monkeypatch.setattr("edgepeft.guest.board.has_device_tree", lambda _: True)
+
+    def run(*options: object) -> Any:
+        fixed = ["train", handmade / "chat", "--data", data, "--output", tmp_path / "alice", "--max-steps", 3]
+        return CliRunner().invoke(cli.main, [*map(str, fixed), *map(str, options)])
+
+    return run
+
+
+def test_the_command_is_a_good_guest(
+    command: Callable[..., Any], root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without being asked: a line for the pause and one for its end, the reason in the log, the time in the result."""
+    hot(root, 81)
+    monkeypatch.setattr("edgepeft.guest.time.sleep", lambda _: hot(root, 40))
+    monkeypatch.setattr("edgepeft.guest.POLL_SECONDS", 0.01)
+    done = command("--log", tmp_path / "log.jsonl", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert "paused after step 0: too hot: 81.0 °C, at most 80 °C\n" in done.stderr
+    assert re.search(r"\non again after step 0, [\d.]+ m?s later\n", done.stderr)
+    assert json.loads(done.stdout)["paused_seconds"] > 0
+    told = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in told] == ["begin", "pause", "resume", "step", "step", "step", "end"]
+    assert told[1]["reason"] == "too hot: 81.0 °C, at most 80 °C"
+    assert told[2]["seconds"] == pytest.approx(told[-1]["paused_seconds"])
+    hot(root, 81)
+    assert "peak memory" in (line := command().stdout)
+    assert re.search(r", paused for [\d.]+ m?s\b", line)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--max-temperature", "nan"], "--max-temperature is nan; expected more than 0"),
+        (["--min-battery", "200"], "--min-battery is 200.0; expected at least 0 and at most 100"),
+        (["--nice", "20"], "nice is 20; expected at least 0 and at most 19"),
+        (["--max-memory", "0"], "--max-memory is 0; expected megabytes, more than 0"),
+        (["--max-memory", "nan"], "--max-memory is nan; expected megabytes, more than 0"),
+    ],
+)
+def test_options_out_of_range(command: Callable[..., Any], options: list[str], told: str) -> None:
+    """Wrong use, in a line."""
+    done = command(*options)
+    assert done.exit_code == 2
+    assert told in done.stderr
+
+
+def test_the_command_shrinks_and_refuses(bundles: Path, tmp_path: Path) -> None:
+    """With the options' names."""
+    bundle, data = bundles / "tiny-llama", tmp_path / "rows"
+    data.mkdir()
+    for name in ("input_ids", "attention_mask", "labels"):
+        np.save(data / f"{name}.npy", np.ones((8, 100), np.int64))
+    needed = {n: estimate.training_memory(edgepeft.Bundle.open(bundle).manifest, n, 100) for n in (1, 4, 8)}
+
+    def run(megabytes: float) -> Any:
+        fixed = ["train", bundle, "--data", data, "--output", tmp_path / "alice", "--max-steps", 1]
+        options = ["--batch-size", 8, "--max-memory", megabytes, "--log", tmp_path / "log.jsonl"]
+        return CliRunner().invoke(cli.main, [*map(str, fixed), *map(str, options)])
+
+    assert needed[1] is not None
+    assert needed[4] is not None
+    done = run(needed[4].total / 1e6 + 0.001)
+    assert done.exit_code == 0, done.stderr
+    assert re.search(
+        r"the batch would take [\d.]+ MB of memory, of [\d.]+ MB: 4 of its rows are run at once, for the same update\n",
+        done.stderr,
+    )
+    shrink = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[1])
+    assert (shrink["event"], shrink["rows"]) == ("shrink", 4)
+    done = run(needed[1].total / 1e6 - 1)
+    assert done.exit_code == 1
+    assert "Lower --max-length, end other programs, or raise --max-memory." in done.stderr
+
+
+def test_a_terminal_is_told_above_its_bar() -> None:
+    """And the pause is not in the pace."""
+    stream, clock = io.StringIO(), iter([0.0, 0.0, 10.0, 112.0, 122.0])
+    shown = TerminalProgress(Console(file=stream, force_terminal=True, width=100), clock=lambda: next(clock))
+    shown.on_train_begin(10, 1)
+    shown.on_shrink(2, 3_000_000, 2_000_000)
+    shown.on_step_end(1, StepResult(1.0, 1.0, 1.0, 0.1))
+    shown.on_pause(1, "too hot")
+    shown.on_resume(1, 92.0)
+    shown.on_step_end(2, StepResult(1.0, 1.0, 1.0, 0.1))
+    shown.close()
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+    assert "would take 3.00 MB of memory, of 2.00 MB: 2 of its rows" in text
+    assert "paused after step 1: too hot" in text
+    assert "on again after step 1, 1 min 32 s later" in text
+    assert "10.0 s/step" in text.splitlines()[-1]
