@@ -40,6 +40,14 @@ def _reader(board: Path, folder: Path, epochs: int = 1) -> Reader:
     return Reader(model, watched, View("a test"), 1, epochs=epochs)
 
 
+def _looks(found: Reader) -> None:
+    """Some, each with the training that it starts."""
+    for _ in range(3):
+        found.look()
+        if found._training is not None:
+            found._training.join()
+
+
 def test_what_is_learned_from_is_copied(folder: Path, tmp_path: Path) -> None:
     """A system that protects links lets nobody link what somebody else has put there."""
     count = gather(Watched(folder), tmp_path / "all")
@@ -132,19 +140,20 @@ def test_a_folder_that_cannot_be_looked_into(
 def test_a_correction_that_cannot_be_moved_is_learned_once(
     board: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It would start one training after another."""
+    """It would start one training after another; so would one beside it that cannot be learned from."""
 
     def refused(path: Path, _: Path) -> Path:
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(watch, "move", refused)
     found = _reader(board, folder)
-    for _ in range(3):
-        found.look()
-        if found._training is not None:
-            found._training.join()
+    _looks(found)
     told = capsys.readouterr().out
     assert told.count("could not make") == told.count("learning from") == 1
+    (folder / "corrected" / "eleven").mkdir()
+    shutil.copy(shot(board), folder / "corrected" / "eleven")
+    _looks(found)
+    assert capsys.readouterr().out.count("could not learn") == 1
 
 
 @pytest.mark.parametrize(
