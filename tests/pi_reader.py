@@ -5,8 +5,9 @@ import re
 import shutil
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,40 +18,82 @@ from samples.raspberry_pi.folders import Watched, by_class
 ARM64_PYTHON = "EDGEPEFT_ARM64_PYTHON"
 #: Corrections that start a training.
 ENOUGH = 16
+#: Seconds after which a program that a test waits for in vain is ended.
+_PATIENCE_SECONDS = 1200
 
 
 @contextmanager
-def reader(python: str, board: Path, folder: Path, *options: object) -> Iterator["subprocess.Popen[str]"]:
-    """The program, from the folder that goes to a board; it must end in order when it is told to."""
-    command = [python, "-u", "-m", "samples.raspberry_pi.watch", board / "bundle", folder, *map(str, options)]
+def reader(
+    python: str,
+    board: Path,
+    folder: Path,
+    *options: object,
+    end: signal.Signals = signal.SIGTERM,
+    user: Sequence[str] = (),
+) -> Iterator["subprocess.Popen[str]"]:
+    """The program, from the folder that goes to a board; it must end in order when it is told to.
+
+    Args:
+        python: Runs it.
+        board: The folder.
+        folder: What it watches.
+        options: Its own.
+        end: Tells it to end.
+        user: A command that runs it as somebody else.
+    """
+    command = [
+        *user,
+        python,
+        "-u",
+        "-m",
+        "samples.raspberry_pi.watch",
+        board / "bundle",
+        folder,
+        *map(str, options),
+    ]
     dropped = "PYTHONPATH" if python == os.environ.get(ARM64_PYTHON) else ""
     environment = {name: value for name, value in os.environ.items() if name != dropped}
     run = subprocess.Popen(
-        command, cwd=board, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=board,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
+    patience = threading.Timer(_PATIENCE_SECONDS, run.kill)
+    patience.start()
     try:
         yield run
         assert run.poll() is None
-        run.send_signal(signal.SIGTERM)
+        run.send_signal(end)
         assert run.stdout is not None
         rest = run.stdout.read()
         assert run.wait() == 0, rest
         assert rest.endswith("ended\n"), rest
     finally:
+        patience.cancel()
         run.kill()
         run.communicate()
 
 
 def line(run: "subprocess.Popen[str]", pattern: str) -> re.Match[str]:
     """The next line that a pattern is in."""
+    found = re.search(pattern, lines(run, pattern).splitlines()[-1])
+    assert found is not None
+    return found
+
+
+def lines(run: "subprocess.Popen[str]", pattern: str) -> str:
+    """What is told up to the next line that a pattern is in, with that."""
     assert run.stdout is not None
     told = ""
     while True:
         text = run.stdout.readline()
         assert text, f"ended before {pattern!r}:\n{told}"
         told += text
-        if found := re.search(pattern, text):
-            return found
+        if re.search(pattern, text):
+            return told
 
 
 def score(run: "subprocess.Popen[str]") -> float:

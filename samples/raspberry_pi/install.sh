@@ -6,13 +6,17 @@ group=${1:-users}
 home=/opt/edgepeft-reader
 folder=/srv/edgepeft-reader
 
+getent group "$group" > /dev/null || { echo "group $group: there is none; expected one that exists" >&2; exit 1; }
+
 echo "== installing into $home"
 mkdir -p "$home"
-cp -r "$here/bundle" "$here/samples" "$here/README.md" "$home/"
 python3 -m venv "$home/venv"
 wheel=$(ls "$here"/edgepeft-*.whl | tail -n 1)
 "$home/venv/bin/pip" install --quiet --disable-pip-version-check "$wheel[onnxruntime,images]"
 "$home/venv/bin/pip" install --quiet --disable-pip-version-check --force-reinstall --no-deps "$wheel"
+systemctl stop edgepeft-reader.service 2> /dev/null || true  # it may be learning with the bundle that is replaced
+rm -rf "$home/bundle" "$home/samples"
+cp -r "$here/bundle" "$here/samples" "$here/README.md" "$home/"
 
 echo "== images go into $folder, by members of the group $group"
 mkdir -p "$folder"

@@ -8,7 +8,6 @@ goes on reading meanwhile, and then reads with what it has learned, which is in 
 """
 
 import argparse
-import contextlib
 import shutil
 import signal
 import sys
@@ -18,12 +17,28 @@ from pathlib import Path
 from typing import Any
 
 import edgepeft
+from edgepeft import board
 from edgepeft.data.images import load_image
-from samples.raspberry_pi.folders import Watched, by_class, gather, images, move
+from samples.raspberry_pi.folders import Watched, by_class, gather, move
+from samples.raspberry_pi.inbox import Inbox
 from samples.raspberry_pi.view import IDLE, Learning, View
 
 #: Seconds between two looks at the folder.
 _LOOK_SECONDS = 1.0
+
+#: Bytes that the program may take while it learns: MemoryMax of the service, for kernels that do not enforce that.
+MAX_MEMORY = 400 << 20
+
+
+def guest(root: Path = board.ROOT) -> edgepeft.Guest:
+    """Learns within `MAX_MEMORY`, or within what is available where that is less.
+
+    Args:
+        root: Where the kernel's files are.
+    """
+    available = board.available_memory(root)
+    less = available is not None and available < MAX_MEMORY
+    return edgepeft.Guest(max_memory=None if less else MAX_MEMORY, root=root)
 
 
 class Reader:
@@ -53,15 +68,26 @@ class Reader:
         self._arguments = edgepeft.TrainingArguments(**recommended)
         self._trainer: edgepeft.Trainer | None = None
         self._training: threading.Thread | None = None
-        self._failed: set[Path] = set()
-        self._seen: dict[Path, tuple[int, int]] = {}
+        self._inbox = Inbox(watched, self._classify, view.event)
+        self._failed: set[Path] = set()  # corrections that could not be learned from
+        self._stuck: set[Path] = set()  # those that were learned from, and cannot be moved
+        self._told = ""
         self.stopping = False
 
     def look(self) -> None:
-        """Does what there is to do, once."""
-        for path in self._complete():
-            self._read(path)
-        waiting = {path for _, path in by_class(self.watched.corrected)}
+        """Does what there is to do, once; an error of the folders is told when it is new."""
+        try:
+            self._look()
+            self._told = ""
+        except OSError as error:
+            if str(error) != self._told:
+                self._told = str(error)
+                self._view.event(f"could not look into {self.watched.root}: {error}")
+
+    def _look(self) -> None:
+        for _ in self._inbox.look():
+            self._view.refresh(read=self._view.state.read + 1)
+        waiting = {path for _, path in by_class(self.watched.corrected)} - self._stuck
         self._view.refresh(corrections=(len(waiting), self._enough))
         if self._training is not None and not self._training.is_alive():
             self._training = None
@@ -78,43 +104,20 @@ class Reader:
             self._view.event(f"{accuracy:.1f} % of the held-out images are read rightly")
 
     def stop(self) -> None:
-        """Ends it: a training that is running stops after its step, and its corrections wait for the next start."""
-        self.stopping = True  # no event: a signal may come while its lock is held
-        if self._trainer is not None:
-            self._trainer.stop()
+        """Asks it to end; for signals: nothing else is done, since a lock may be held when one comes."""
+        self.stopping = True
 
     def join(self) -> None:
-        """Waits for the training."""
+        """Ends a training that is running after its step; its corrections wait for the next start."""
+        self.stopping = True
+        if self._trainer is not None:
+            self._trainer.stop()
         if self._training is not None:
             self._training.join()
 
-    def _complete(self) -> list[Path]:
-        """New images that have not changed since the last look: one that is being copied is left alone."""
-        before, self._seen = self._seen, {}
-        for path in images(self.watched.inbox):
-            with contextlib.suppress(OSError):  # it is gone again, or a link to nothing
-                status = path.stat()
-                self._seen[path] = (status.st_size, status.st_mtime_ns)
-        return [path for path, found in self._seen.items() if before.get(path) == found]
-
-    def _read(self, path: Path) -> None:
-        try:
-            self._sort(path)
-        except OSError as error:
-            self._view.event(f"could not read {path}: {error}")
-
-    def _sort(self, path: Path) -> None:
-        """Moves an image to what it was read as."""
-        try:
-            row = {self._image.input: load_image(path, self._image)}
-            (found,) = self.model.classify([row])
-        except edgepeft.EdgepeftError as error:
-            move(path, self.watched.unreadable)
-            self._view.event(f"{error} It is in {self.watched.unreadable} now.")
-            return
-        place = move(path, self.watched.read / found.label)
-        self._view.refresh(read=self._view.state.read + 1)
-        self._view.event(f"{place.name}: {found.label}, {found.probability:.0%}")
+    def _classify(self, path: Path) -> edgepeft.Classification:
+        row = {self._image.input: load_image(path, self._image)}
+        return next(self.model.classify([row]))
 
     def _learn(self) -> None:
         """Trains on all there is, from the bundle's own adapter; what was learned from becomes an example."""
@@ -123,7 +126,7 @@ class Reader:
         try:
             self._train(work, taken)
         except (edgepeft.EdgepeftError, OSError) as error:
-            self._failed = {path for _, path in taken}  # until there are others
+            self._failed = {path for _, path in taken} - self._stuck  # until there are others
             self._view.event(f"could not learn: {error}")
         finally:
             shutil.rmtree(work, ignore_errors=True)
@@ -134,16 +137,27 @@ class Reader:
         self._view.refresh(doing="learning")
         trainer = self._trainer = edgepeft.Trainer(edgepeft.load(self.model.bundle), self._arguments)
         told = Learning(self._view, lambda: trainer.stop() if self.stopping else None)
-        result = trainer.fit(work, callbacks=[told], guest=edgepeft.Guest())
+        result = trainer.fit(work, callbacks=[told], guest=guest())
         if result.stop_reason == "stopped":
             return
         result.adapter.save(self.watched.adapter)
-        for label, path in taken:
-            with contextlib.suppress(OSError):  # somebody has moved it meanwhile
-                move(path, self.watched.examples / label)
+        self._keep(taken)
         self.model.use(result.adapter)
         self._view.event(f"learned in {result.seconds:.1f} s, kept in {self.watched.adapter}")
         self.score()
+
+    def _keep(self, taken: list[tuple[str, Path]]) -> None:
+        """Corrections that were learned from become examples; one that cannot be moved counts no more."""
+        for label, path in taken:
+            try:
+                move(path, self.watched.examples / label)
+            except FileNotFoundError:  # somebody has moved it meanwhile
+                continue
+            except OSError as error:
+                self._stuck |= {path}
+                self._view.event(
+                    f"could not make {path} an example: {error.strerror or error}; it stays there"
+                )
 
 
 def main() -> None:
@@ -175,7 +189,6 @@ def main() -> None:
                 reader.look()
                 time.sleep(_LOOK_SECONDS)
         finally:
-            reader.stop()
             reader.join()
         view.event("ended")
 

@@ -20,7 +20,7 @@ _ROOT = Path(__file__).parents[2]
 _ENLARGED = 4
 #: Held-out digits of the worn sensor that tell how good the reader is.
 _HELD_OUT = 200
-_PROGRAM = ("folders.py", "sensor.py", "view.py", "watch.py")
+_PROGRAM = ("folders.py", "inbox.py", "sensor.py", "view.py", "watch.py")
 _INSTALLATION = ("install.sh", "edgepeft-reader.service", "README.md")
 
 

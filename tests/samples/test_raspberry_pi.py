@@ -7,27 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from pi_reader import get_better, idle_share, line, reader, score
 
-from samples.digits import workstation as digits
-from samples.raspberry_pi import folders, workstation
+from samples.raspberry_pi import folders, watch, workstation
 from samples.raspberry_pi.folders import Watched
 
 HERE = Path(workstation.__file__).parent
-
-
-@pytest.fixture(scope="module")
-def board(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that goes to the board."""
-    folder = tmp_path_factory.mktemp("sample")
-    threads = torch.get_num_threads()
-    try:
-        digits.main(folder / "digits")
-    finally:
-        torch.set_num_threads(threads)  # the sample trains on one
-    workstation.main(folder / "board", folder / "digits")
-    return folder / "board"
 
 
 def test_it_gets_better(board: Path, tmp_path: Path) -> None:
@@ -113,8 +98,24 @@ def test_the_unit_is_what_its_readme_says() -> None:
             "Restart": "on-failure",
         }.items()
     )
+    assert f"{watch.MAX_MEMORY >> 20}M" == service["MemoryMax"]
 
 
 def test_the_installation_is_a_shell_script() -> None:
     """It parses, and needs no more than a shell."""
     assert subprocess.run(["/bin/sh", "-n", HERE / "install.sh"], check=False).returncode == 0
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_systemd_understands_the_unit(tmp_path: Path) -> None:
+    """Every word of it; what it has to say of other units is not heeded."""
+    unit = tmp_path / "edgepeft-reader.service"
+    text = (HERE / unit.name).read_text().replace("/opt/edgepeft-reader/venv/bin/python", sys.executable)
+    unit.write_text(text)
+    done = subprocess.run(
+        [shutil.which("systemd-analyze") or "", "verify", "--man=no", unit],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert unit.name not in done.stderr
