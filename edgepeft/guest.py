@@ -226,7 +226,7 @@ def memory_limit(guest: Guest, resident: Resident) -> int | None:
 
     Args:
         guest: The limit that was asked for.
-        resident: What the process holds already, and need not take again.
+        resident: What the process holds already, and does not take again.
     """
     if guest.max_memory is not None:
         return guest.max_memory
@@ -261,7 +261,7 @@ def plan_memory(
     limit = memory_limit(guest, resident)
     if limit is None:
         return MemoryPlan(arguments.batch_size)
-    besides = max(0.0, resident.before_computing - wanted.loaded)  # data, and whatever else the program is
+    besides = max(0.0, resident.now - resident.kept - wanted.loaded)  # data, and whatever else the program is
     rows, expected = arguments.batch_size, wanted.total + besides
     while expected > limit and rows > 1:
         rows //= 2

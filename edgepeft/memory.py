@@ -1,7 +1,7 @@
 """How much memory this process has taken."""
 
-import functools
 import resource
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,26 +22,35 @@ def peak_bytes() -> int:
 
 
 class Resident(NamedTuple):
-    """Resident sizes of this process in bytes, 0 where there is no /proc.
+    """What this process holds, in bytes; 0 where there is no /proc.
 
     Attributes:
-        now: As it is.
-        before_computing: As it was before ONNX Runtime first computed, which keeps its buffers for what comes next.
+        now: Its resident size.
+        kept: How much of it trainings have left: ONNX Runtime keeps its buffers for the next.
     """
 
     now: int
-    before_computing: int
+    kept: int
 
 
 def resident() -> Resident:
     """What this process holds."""
-    return Resident(_told(_RESIDENT) or 0, before_computing())
+    now = _told(_RESIDENT) or 0
+    return Resident(now, min(_kept.bytes, now))
 
 
-@functools.cache
-def before_computing() -> int:
-    """Resident size of this process in bytes, when this was first asked: to be asked before it first computes."""
-    return _told(_RESIDENT) or 0
+def keep(before: int) -> None:
+    """Notes what a training has left, in a process that held so many bytes before it."""
+    _kept.bytes += max(0, resident().now - before)
+
+
+@dataclass
+class _Kept:
+    bytes: int = 0
+
+
+#: By all trainings of this process.
+_kept = _Kept()
 
 
 def _told(name: str) -> int | None:

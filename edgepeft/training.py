@@ -115,6 +115,7 @@ class Trainer:
                 callback.on_data(rows, held_out)
             run, history, state = self._start(adapter, rows, held_out, path)
             plan = self._plan(rows, held_out, guest)
+            stack.callback(memory.keep, memory.resident().now)
             loop = _Loop(
                 self.model,
                 adapter,

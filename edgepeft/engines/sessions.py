@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnxruntime as ort
 
-from edgepeft import arrays, board, memory, names
+from edgepeft import arrays, board, names
 from edgepeft.bundle import Bundle
 from edgepeft.engines.base import Batch, StepResult, StepSettings, TrainState, weighted_mean
 from edgepeft.errors import EngineError, NonFiniteLossError
@@ -92,7 +92,6 @@ class SessionEngine(abc.ABC):
     def _session(self, graph: str) -> ort.InferenceSession:
         with self._lock:
             if graph not in self._sessions:
-                memory.before_computing()
                 self._sessions[graph] = self._open(graph)
             return self._sessions[graph]
 

@@ -162,9 +162,9 @@ def test_a_row_that_does_not_fit(bundles: Path, rows: Rows) -> None:
     assert not watch.made
 
 
-def plan(chosen: edgepeft.Guest, manifest: Manifest, now: int, before_computing: int = 0) -> guest.MemoryPlan:
+def plan(chosen: edgepeft.Guest, manifest: Manifest, now: int, kept: int = 0) -> guest.MemoryPlan:
     """Of 8 rows of length 19, by a process that holds so much."""
-    settings, held = arguments(batch_size=8), Resident(now, before_computing)
+    settings, held = arguments(batch_size=8), Resident(now, kept)
     return guest.plan_memory(chosen, manifest, STOCK, settings, 19, held)
 
 
@@ -192,12 +192,15 @@ def test_what_a_process_holds_besides(bundles: Path, tmp_path: Path) -> None:
     assert one is not None
     total, loaded, more = int(needed.total), int(needed.loaded), int(needed.total - one.total) // 2
     enough = edgepeft.Guest(max_memory=total + 1)
-    assert plan(enough, manifest, loaded + more, loaded).rows == 8
-    assert 1 <= plan(enough, manifest, loaded + more, loaded + more).rows < 8
-    larger = plan(edgepeft.Guest(max_memory=total + more + 1), manifest, loaded + more, loaded + more)
+    assert plan(enough, manifest, loaded + more, kept=more).rows == 8
+    assert 1 <= plan(enough, manifest, loaded + more).rows < 8
+    larger = plan(edgepeft.Guest(max_memory=total + more + 1), manifest, loaded + more)
     assert larger == guest.MemoryPlan(8, total + more, total + more + 1)
     write(tmp_path, {"proc/meminfo": f"MemAvailable: {math.ceil((total - loaded) / KiB)} kB"})
-    assert plan(edgepeft.Guest(root=tmp_path), manifest, loaded + more, loaded + more).rows == 8
+    assert plan(edgepeft.Guest(root=tmp_path), manifest, loaded + 10 * more).rows == 8
+    write(tmp_path, {"proc/meminfo": f"MemAvailable: {(total - loaded - more) // KiB + 1} kB"})
+    assert plan(edgepeft.Guest(root=tmp_path), manifest, loaded + 10 * more).rows < 8
+    assert plan(edgepeft.Guest(root=tmp_path), manifest, loaded + 10 * more, kept=more).rows == 8
 
 
 def test_a_process_that_trains_again_and_again(bundles: Path) -> None:
