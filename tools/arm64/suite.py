@@ -43,6 +43,10 @@ TESTS = (
     "tests/device/test_cli.py::test_train_evaluate_generate",
     "tests/device/test_cli.py::test_a_cut_run_resumes",
     "tests/device/test_cli_errors.py",
+    # A guest on a small board: what the board tells, and pauses that change nothing.
+    "tests/device/test_board.py",
+    "tests/device/test_cli_doctor.py",
+    "tests/device/test_guest.py::test_a_run_pauses_within_a_step_and_ends_as_if_nothing_had_been",
     # Bad input.
     "tests/attacks/test_bundles.py",
     "tests/device/test_tensors.py::test_what_is_written_is_read_bit_for_bit",
