@@ -71,7 +71,7 @@ def test_a_machine_that_tells_nothing(root: Path, bundles: Path) -> None:
     """Is asked all the same; nothing is made up."""
     root.mkdir()
     text = answered(bundles / "tiny-llama")
-    assert text.startswith("a machine without a name")
+    assert text.startswith("this machine\n")
     assert text.count("not told") >= 5
     assert "cannot be told" in text
     facts = answered(bundles / "tiny-llama", "--json")

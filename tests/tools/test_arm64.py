@@ -84,12 +84,18 @@ def test_what_failed_is_tried_again(made: list[str], tmp_path: Path, monkeypatch
 def test_what_is_somebody_else_s_stays(made: list[str], tmp_path: Path, there: str, *, clean: bool) -> None:
     """A folder with something in it that this tool did not make is refused in a line, and nothing in it is touched."""
     folder = tmp_path / "mine"
-    kept = folder / {"a folder": "root/mine", "an environment": launcher.SITE_PACKAGES}.get(there, "") / "mine.py"
+    kept = (
+        folder
+        / {"a folder": "root/mine", "an environment": launcher.SITE_PACKAGES}.get(there, "")
+        / "mine.py"
+    )
     if there == "a file":
         kept = folder
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text("mine")
-    with pytest.raises(SystemExit, match=r"mine: is something else, .* Give a folder that is new or empty\.$"):
+    with pytest.raises(
+        SystemExit, match=r"mine: is something else, .* Give a folder that is new or empty\.$"
+    ):
         environment.Environment(folder).make(clean=clean)
     assert kept.read_text() == "mine"
     assert made == []
