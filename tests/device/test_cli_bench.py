@@ -110,7 +110,7 @@ def test_an_emulated_processor(root: Path, bundles: Path) -> None:
 def test_a_batch_that_does_not_fit(root: Path, bundles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Is refused, with one that does; what other tests have the process hold is left out."""
     monkeypatch.setattr("edgepeft.memory.resident", lambda: Resident(0, 0))
-    write(root, {"proc/meminfo": "MemAvailable: 60000 kB"})
+    write(root, {"proc/meminfo": "MemAvailable: 120000 kB"})
     done = ran(bundles / "tiny-llama", "--batch-size", 4096)
     assert done.exit_code == 2
     found = re.search(
