@@ -40,3 +40,7 @@ def main() -> None:
     with quiet_ends():
         from edgepeft.cli import main as command  # noqa: PLC0415 - the import is what may be interrupted
     command()
+
+
+if __name__ == "__main__":
+    main()

@@ -15,6 +15,9 @@ from edgepeft.errors import ArgumentError
 #: Passes over the data where neither passes nor steps are given.
 DEFAULT_EPOCHS = 3
 
+#: Rows of a batch, at most.
+MAX_BATCH_ROWS = 1 << 16
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingArguments:
@@ -118,15 +121,16 @@ class Range:
             number = math.inf
         fits = number > self.lowest if self.above_lowest else number >= self.lowest
         if not (fits and number <= self.highest):
-            relation = "more than" if self.above_lowest else "at least"
-            raise ArgumentError(
-                f"{name} is {number}; expected {relation} {self.lowest:g} and at most {self.highest:g}."
-            )
+            raise ArgumentError(f"{name} is {number}; expected {self._text()}.")
         return number
+
+    def _text(self) -> str:
+        least = f"{'more than' if self.above_lowest else 'at least'} {self.lowest:g}"
+        return least if self.highest == math.inf else f"{least} and at most {self.highest:g}"
 
 
 _COUNT = Range(lowest=1, highest=10**9, whole=True)
-_ROWS = Range(lowest=1, highest=1 << 16, whole=True)
+_ROWS = Range(lowest=1, highest=MAX_BATCH_ROWS, whole=True)
 
 
 def _chosen(name: str, value: object, choices: tuple[object, ...]) -> object:

@@ -34,6 +34,7 @@ class Measured:
         temperature: The highest meanwhile, in degrees Celsius.
         throttling: What slowed the processor down meanwhile; `None` where the board does not say.
         watts: Median of what the board reported.
+        interrupted: Whether Ctrl-C came before all steps were made.
     """
 
     seconds: Sequence[float]
@@ -43,6 +44,7 @@ class Measured:
     temperature: float | None
     throttling: tuple[str, ...] | None
     watts: float | None
+    interrupted: bool
 
     @property
     def median_seconds(self) -> float:
@@ -51,7 +53,7 @@ class Measured:
 
 
 def measure(model: Model, batch_size: int, length: int, steps: int, root: Path = board.ROOT) -> Measured:
-    """Trains for some steps, AdamW included.
+    """Trains for some steps, AdamW included. Ctrl-C ends it early, once there is a step that counts.
 
     Args:
         model: The model; its adapter stays as it is.
@@ -66,22 +68,29 @@ def measure(model: Model, batch_size: int, length: int, steps: int, root: Path =
     seconds: list[float] = []
     seen: list[board.Sensors] = []
     sensors = board.find_sensors(root)
-    for _ in range(WARMUP_STEPS + steps):
-        started = time.perf_counter()
-        stepper.step([batch], StepSettings(learning_rate=_LEARNING_RATE, max_grad_norm=1.0))
-        seconds.append(time.perf_counter() - started)
-        seen.append(board.read_sensors(sensors))
+    interrupted = False
+    try:
+        for _ in range(WARMUP_STEPS + steps):
+            started = time.perf_counter()
+            stepper.step([batch], StepSettings(learning_rate=_LEARNING_RATE, max_grad_norm=1.0))
+            seconds.append(time.perf_counter() - started)
+            seen.append(board.read_sensors(sensors))
+    except KeyboardInterrupt:
+        interrupted = True
+        if len(seen) <= WARMUP_STEPS:
+            raise
     counted = seen[WARMUP_STEPS:]
     told = [now.throttling for now in counted if now.throttling is not None]
     watts = [now.watts for now in counted if now.watts is not None]
     return Measured(
-        seconds=seconds[WARMUP_STEPS:],
+        seconds=seconds[WARMUP_STEPS : len(seen)],
         samples=batch_size,
         tokens=batch["input_ids"].size if "input_ids" in batch else 0,
         peak_memory_bytes=memory.peak_bytes(),
         temperature=max((now.temperature for now in counted if now.temperature is not None), default=None),
         throttling=tuple(dict.fromkeys(reason for reasons in told for reason in reasons)) if told else None,
         watts=statistics.median(watts) if watts else None,
+        interrupted=interrupted,
     )
 
 

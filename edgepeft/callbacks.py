@@ -30,6 +30,7 @@ class TrainingResult:
         truncated_rows: Rows of the training data that were cut to `max_length`; of data that streams, those that
             came up in the first pass of this call.
         adapter_step: The step after which `adapter` was as it is: the last, or the best one's.
+        rows_at_once: Rows that were run at once: `batch_size`, or less where memory was too little for it.
         paused_seconds: Time that this call waited as a guest.
         seconds_per_step: Mean time of an update.
         held_out_loss: Loss of `adapter` on the held-out rows; `None` where it was not measured.
@@ -46,6 +47,7 @@ class TrainingResult:
     stop_reason: StopReason
     truncated_rows: int
     adapter_step: int
+    rows_at_once: int
     paused_seconds: float = 0.0
 
     def __repr__(self) -> str:

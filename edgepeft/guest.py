@@ -15,13 +15,16 @@ from edgepeft import board, estimate, names
 from edgepeft.arguments import Range, TrainingArguments
 from edgepeft.board import Sensors
 from edgepeft.callbacks import Callback
-from edgepeft.errors import MemoryLimitError
+from edgepeft.errors import ArgumentError, MemoryLimitError
 from edgepeft.manifest import Manifest
 from edgepeft.memory import Resident
 from edgepeft.units import size_text
 
 #: What a run waits for to become better: heat, the supply or what else a board is slowed down for, the battery.
 Reason = Literal["heat", "supply", "battery"]
+
+#: Bytes of memory that a limit can be, at most.
+MAX_MEMORY_BYTES = 10**15
 
 #: Seconds between two looks at the sensors while a run is paused.
 POLL_SECONDS = 2.0
@@ -51,7 +54,7 @@ _RANGES = {
     "max_temperature": Range(lowest=0, highest=math.inf, above_lowest=True),
     "min_battery": Range(lowest=0, highest=100),
     "nice": Range(lowest=0, highest=19, whole=True),
-    "max_memory": Range(lowest=1, highest=1 << 50, whole=True),
+    "max_memory": Range(lowest=1, highest=MAX_MEMORY_BYTES, whole=True),
 }
 #: Settings that may be left to the machine.
 _OPTIONAL = ("max_temperature", "max_memory")
@@ -73,30 +76,32 @@ class Guest:
         nice: Priority of the thread that trains and of those that it starts, from 0 to 19, the lowest. Afterwards the
             thread has its own again, where the system lets it.
         max_memory: Bytes that the process may take; by default what is available when the run begins.
-        root: Where the kernel's files are.
+        root: Folder that the kernel's files are under: /sys/class/thermal, say. A machine can be made up in another one, to
+            try a run that pauses; docs/guest.md shows how.
 
     Raises:
-        ArgumentError: A setting is out of range.
+        ArgumentError: A setting is out of range, or `root` is no folder.
     """
 
     max_temperature: float | None = None
     min_battery: float = 20.0
     nice: int = 10
     max_memory: int | None = None
-    root: Path = board.ROOT
+    root: str | os.PathLike[str] = "/"
 
     def __post_init__(self) -> None:
         for name, bounds in _RANGES.items():
             if getattr(self, name) is not None or name not in _OPTIONAL:
                 object.__setattr__(self, name, bounds.checked(name, getattr(self, name)))
-        object.__setattr__(self, "root", Path(self.root))
+        if not (isinstance(self.root, str | os.PathLike) and Path(self.root).is_dir()):
+            raise ArgumentError(f"root is {str(self.root)!r}; expected a folder, such as '/'.")
 
 
 def temperature_limit(guest: Guest) -> float:
     """Degrees Celsius above which a run pauses."""
     if guest.max_temperature is not None:
         return guest.max_temperature
-    return BOARD_DEGREES if board.has_device_tree(guest.root) else PC_DEGREES
+    return BOARD_DEGREES if board.has_device_tree(Path(guest.root)) else PC_DEGREES
 
 
 def reasons_to_pause(
@@ -110,18 +115,18 @@ def reasons_to_pause(
         min_battery: Per cent.
         waiting_for: What it waits for already: that has to become somewhat better than its limit.
     """
-    if "heat" in waiting_for:
-        max_temperature -= COOLING_DEGREES
-    if "battery" in waiting_for:
-        min_battery = min(min_battery + CHARGED_PERCENT, 100)
+    cool, charged = max_temperature - COOLING_DEGREES, min(min_battery + CHARGED_PERCENT, 100)
     heat, battery = sensors.temperature, sensors.battery
     reasons: dict[Reason, str] = {}
-    if heat is not None and heat > max_temperature:
-        reasons["heat"] = f"too hot: {heat:.1f} °C, at most {max_temperature:g} °C"
+    if heat is not None and heat > (cool if "heat" in waiting_for else max_temperature):
+        reasons["heat"] = f"too hot: {heat:.1f} °C, at most {max_temperature:g} °C, on again at {cool:g} °C"
     if sensors.throttling:
         reasons["supply"] = f"slowed down by the board: {', '.join(sensors.throttling)}"
-    if battery is not None and battery.discharging and battery.percent < min_battery:
-        reasons["battery"] = f"on battery: {battery.percent:g} % left, at least {min_battery:g} %"
+    least = charged if "battery" in waiting_for else min_battery
+    if battery is not None and battery.discharging and battery.percent < least:
+        reasons["battery"] = (
+            f"on battery: {battery.percent:g} % left, at least {min_battery:g} %, on again at {charged:g} %"
+        )
     return reasons
 
 
@@ -195,7 +200,7 @@ class Pauses:
         now = time.monotonic()
         if now - self._found >= _FIND_SECONDS:
             self._found = now
-            self._files = board.find_sensors(self._guest.root)
+            self._files = board.find_sensors(Path(self._guest.root))
         found = board.read_sensors(self._files)
         return reasons_to_pause(found, self._degrees, self._guest.min_battery, waiting_for)
 
@@ -230,7 +235,7 @@ def memory_limit(guest: Guest, resident: Resident) -> int | None:
     """
     if guest.max_memory is not None:
         return guest.max_memory
-    available = board.available_memory(guest.root)
+    available = board.available_memory(Path(guest.root))
     return None if available is None else available + resident.now
 
 
@@ -270,10 +275,14 @@ def plan_memory(
         expected = found.total + besides
     if expected > limit:
         varies = estimate.has_length(manifest.graphs[names.TRAIN])
-        of, lower = (f"one row of length {length}", "Lower max_length, end") if varies else ("one row", "End")
+        of = f"one row of length {length}" if varies else "one row"
+        if guest.max_memory is None:
+            ways = f"{'Lower max_length, end' if varies else 'End'} other programs, or set max_memory"
+            held = f"{size_text(limit)} are available. {ways}"
+        else:
+            held = f"max_memory is {size_text(limit)}. {'Lower max_length, or raise' if varies else 'Raise'} max_memory"
         raise MemoryLimitError(
-            f"training on {of} is expected to take {size_text(expected)} of memory; there are "
-            f"{size_text(limit)}. {lower} other programs, or raise max_memory."
+            f"training on {of} is expected to take {size_text(expected)} of memory; {held}."
         )
     return MemoryPlan(rows, int(wanted.total + besides), limit)
 

@@ -187,9 +187,10 @@ class LineProgress(Callback):
 
 def shrunk(rows: int, expected_bytes: int, limit_bytes: int) -> str:
     """A batch that does not fit into memory, as text; see `Callback.on_shrink`."""
+    parts = "row by row" if rows == 1 else f"{rows} rows at a time"
     return (
-        f"the batch would take {size_text(expected_bytes)} of memory, of {size_text(limit_bytes)}: "
-        f"{rows} of its rows are run at once, for the same update"
+        f"the batch would take {size_text(expected_bytes)} of memory, the limit is {size_text(limit_bytes)}: it is run "
+        f"{parts}, for the same update"
     )
 
 

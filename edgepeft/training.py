@@ -442,6 +442,7 @@ class _Loop:
             truncated_rows=self._truncated if known is None else known,
             paused_seconds=self._pauses.seconds,
             adapter_step=step,
+            rows_at_once=self._plan.rows,
         )
 
 

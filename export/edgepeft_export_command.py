@@ -16,3 +16,7 @@ def main() -> None:
             "pip install 'edgepeft[export]'."
         )
     command()
+
+
+if __name__ == "__main__":
+    main()

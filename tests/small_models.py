@@ -223,11 +223,17 @@ RECIPES: dict[str, Callable[[], Mapping[str, Any]]] = {
 }
 
 
-def export_all(folder: Path) -> None:
-    """Exports every recipe into a folder of its own, and PyTorch's values beside; what was there is replaced."""
+def export_all(folder: Path, tell: Callable[[str], object] = lambda _: None) -> None:
+    """Exports every recipe into a folder of its own, and PyTorch's values beside; what was there is replaced.
+
+    Args:
+        folder: Where.
+        tell: Called with each recipe's name before it is exported.
+    """
     from pytorch_models import write_values  # it needs this module
 
     for name, recipe in RECIPES.items():
+        tell(name)
         shutil.rmtree(folder / name, ignore_errors=True)
         edgepeft_export.export(**recipe(), output=folder / name, check=False)
     write_values(folder / FOLDER)

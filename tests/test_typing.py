@@ -121,7 +121,7 @@ result = trainer.fit(
     callbacks=[watch, edgepeft.JsonLinesLog("run.jsonl"), edgepeft.HtmlReport("report.html", trainer)],
     checkpoint_dir="run",
     resume=True,
-    guest=edgepeft.Guest(max_temperature=70.5, min_battery=30, nice=5, max_memory=10**9),
+    guest=edgepeft.Guest(max_temperature=70.5, min_battery=30, nice=5, max_memory=10**9, root="machine"),
 )
 assert_type(result, edgepeft.TrainingResult)
 assert_type(result.paused_seconds, float)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from edgepeft import estimate
 from edgepeft.bundle import read_manifest
 from edgepeft.engines.choice import choose
-from edgepeft.limits import MiB
+from edgepeft.units import BYTES_PER_MB
 
 _STEPS = 2
 _THREADS = 2
@@ -57,7 +57,7 @@ class Case(NamedTuple):
     def line(self) -> str:
         """A row of the table."""
         length = "" if self.length is None else self.length
-        predicted, measured = (f"{size / MiB:,.0f}" for size in (self.predicted, self.measured))
+        predicted, measured = (f"{size / BYTES_PER_MB:,.0f}" for size in (self.predicted, self.measured))
         return f"| {self.rows} | {length} | {predicted} | {measured} | {self.error:+.0%} |"
 
 
@@ -90,9 +90,7 @@ def main() -> int:
     batch_sizes, lengths = ([int(n) for n in text.split(",")] for text in (given.batch_sizes, given.lengths))
     errors = []
     for bundle in given.bundles:
-        print(
-            f"{bundle}\n\n| batch | length | predicted, MiB | measured, MiB | error |\n|---|---|---|---|---|"
-        )
+        print(f"{bundle}\n\n| batch | length | predicted, MB | measured, MB | error |\n|---|---|---|---|---|")
         for case in cases(bundle, batch_sizes, lengths):
             errors.append(case.error)
             print(case.line, flush=True)

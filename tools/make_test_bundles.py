@@ -18,16 +18,22 @@ from small_models import export_all
 from edgepeft_export.ort_training import add_ort_training
 
 
+def _tell(name: str) -> None:
+    """It takes minutes: what is being made is shown."""
+    print(f"   {name}", flush=True)
+
+
 def main() -> None:
     """Exports into the folder that the command line names."""
     folder, environment = Path(sys.argv[1]), Path(sys.argv[2])
     warnings.simplefilter("ignore")  # other libraries' on themselves
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    export_all(folder)
+    export_all(folder, _tell)
     handmade = folder / "handmade"
     shutil.rmtree(handmade, ignore_errors=True)
     shutil.copytree(Path(__file__).parents[1] / "tests" / "data" / "handmade", handmade)
     for manifest in [*folder.glob("*/manifest.json"), *handmade.glob("*/manifest.json")]:
+        _tell(f"{manifest.parent.name}, for onnxruntime-training")
         add_ort_training(manifest.parent, environment)
 
 

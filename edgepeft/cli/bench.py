@@ -1,6 +1,8 @@
 """`edgepeft bench`: how fast a training on this machine is, as a table to paste."""
 
 import dataclasses
+import statistics
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -9,15 +11,15 @@ import click
 
 from edgepeft import bench as measuring
 from edgepeft import board, estimate, memory, names, ort_package
-from edgepeft.arguments import TrainingArguments
+from edgepeft.arguments import MAX_BATCH_ROWS, TrainingArguments
 from edgepeft.bundle import read_manifest
-from edgepeft.cli.shared import bundle_argument, json_option, plain, print_json, threads_option
+from edgepeft.cli.shared import bundle_argument, json_option, plain, print_json, threads_option, was_given
 from edgepeft.engines.choice import choose
 from edgepeft.errors import ArgumentError, MemoryLimitError
 from edgepeft.guest import Guest, plan_memory
 from edgepeft.manifest import Manifest
 from edgepeft.model import load
-from edgepeft.units import BYTES_PER_MB
+from edgepeft.units import BYTES_PER_MB, duration_text
 
 _EMULATED = "emulated: these times say nothing about a board, and are not to be compared with any."
 
@@ -25,7 +27,11 @@ _EMULATED = "emulated: these times say nothing about a board, and are not to be 
 @click.command(epilog="\b\nExample:\n  edgepeft bench bundle/ --batch-size 2")
 @bundle_argument
 @click.option(
-    "--batch-size", type=click.IntRange(min=1), default=4, show_default=True, help="Rows run at once."
+    "--batch-size",
+    type=click.IntRange(min=1, max=MAX_BATCH_ROWS),
+    default=4,
+    show_default=True,
+    help="Rows run at once.",
 )
 @click.option(
     "--length",
@@ -43,7 +49,7 @@ def bench(
     """Measures training steps on BUNDLE with random rows, and prints a table in Markdown.
 
     A step is forward, backward, clipping and AdamW. Time is the median, least and most of those that count; a board that
-    slowed down meanwhile is called so.
+    slowed down meanwhile is called so. Ctrl-C ends it early, with a table of the steps so far, if any counts.
     """
     manifest = read_manifest(bundle)
     rows_length = _length(manifest, length)
@@ -55,6 +61,7 @@ def bench(
     package = ort_package.installed()
     used = machine.usable_cores if threads is None else threads
     expected = estimate.training_memory(manifest, batch_size, rows_length or 1, engine=engine)
+    seconds = None if machine.emulated else found.median_seconds
     facts = {
         "machine": machine.model or machine.processor or machine.architecture,
         "emulated": machine.emulated,
@@ -66,25 +73,40 @@ def bench(
         "batch_size": batch_size,
         "length": rows_length,
         "expected_memory_bytes": None if expected is None else round(expected.total),
-        "median_seconds": found.median_seconds,
-        "samples_per_second": None if machine.emulated else found.samples / found.median_seconds,
-        "tokens_per_second": None
-        if machine.emulated or not found.tokens
-        else found.tokens / found.median_seconds,
+        "median_seconds": seconds,
+        "samples_per_second": None if seconds is None else found.samples / seconds,
+        "tokens_per_second": None if seconds is None or not found.tokens else found.tokens / seconds,
+        "steps": len(found.seconds),
     } | {
         name: value for name, value in dataclasses.asdict(found).items() if name not in ("samples", "tokens")
     }
+    if machine.emulated:
+        facts["seconds"] = None
     if as_json:
         print_json(facts)
     else:
         click.echo(_table(facts))
+    if found.interrupted:
+        raise click.exceptions.Exit(1)
 
 
 def _length(manifest: Manifest, length: int) -> int | None:
-    """The length of the rows, no longer than the model takes; `None` where they have none."""
+    """The length of the rows, no longer than the model takes; `None` where they have none.
+
+    Raises:
+        ArgumentError: One was asked for where they have none.
+    """
+    given = was_given("length")
     if not estimate.has_length(manifest.graph(names.TRAIN)):
+        if given:
+            raise ArgumentError(
+                f"--length is for rows that have one; those of {manifest.model.name} have none. Leave it out."
+            )
         return None
-    return min(length, manifest.text.max_length if manifest.text else length)
+    most = manifest.text.max_length if manifest.text else length
+    if length > most and given:
+        click.echo(f"length {most}: the model takes no more", err=True)
+    return min(length, most)
 
 
 def _check_memory(manifest: Manifest, engine: str, batch_size: int, length: int) -> None:
@@ -113,12 +135,11 @@ def _check_memory(manifest: Manifest, engine: str, batch_size: int, length: int)
 def _table(facts: dict[str, Any]) -> str:
     """Markdown, of a row, with what it was measured on."""
     rate = "tokens" if facts["tokens_per_second"] is not None else "samples"
-    least, most = min(facts["seconds"]), max(facts["seconds"])
     cells = {
         "machine": facts["machine"] + (" (emulated)" if facts["emulated"] else ""),
         "engine": facts["engine"],
         "batch": str(facts["batch_size"]) + ("" if facts["length"] is None else f" x {facts['length']}"),
-        "step, s: median (min..max)": f"{facts['median_seconds']:.3f} ({least:.3f}..{most:.3f})",
+        "step: median (min..max)": _step(facts["seconds"]),
         f"{rate}/s": _number(facts[f"{rate}_per_second"], ",.1f"),
         "peak RSS, MB": f"{facts['peak_memory_bytes'] / BYTES_PER_MB:,.0f}",
         "hottest, °C": _number(facts["temperature"], ".1f"),
@@ -128,7 +149,7 @@ def _table(facts: dict[str, Any]) -> str:
     lines.insert(1, "|---" * len(cells) + "|")
     about = (
         f"{facts['model']}; edgepeft {facts['edgepeft']}, {facts['onnxruntime']}, threads {facts['threads']}, "
-        f"median of {len(facts['seconds'])} steps"
+        f"median of {facts['steps']} steps{', then interrupted' if facts['interrupted'] else ''}"
     )
     notes = [plain(about).plain]
     if facts["throttling"]:
@@ -136,6 +157,13 @@ def _table(facts: dict[str, Any]) -> str:
     if facts["emulated"]:
         notes.append(_EMULATED)
     return "\n".join([*lines, "", *notes])
+
+
+def _step(seconds: Sequence[float] | None) -> str:
+    if seconds is None:
+        return "-"
+    median, least, most = (duration_text(pick(seconds)) for pick in (statistics.median, min, max))
+    return f"{median} ({least}..{most})"
 
 
 def _cell(text: str) -> str:

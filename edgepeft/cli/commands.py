@@ -2,15 +2,15 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 
-from edgepeft import names, schedules, store
-from edgepeft.arguments import TrainingArguments
+from edgepeft import board, estimate, names, schedules, store
+from edgepeft.arguments import DEFAULT_EPOCHS, TrainingArguments
 from edgepeft.callbacks import Callback, TrainingResult, held_out_text
 from edgepeft.cli.output import AdapterOutput
 from edgepeft.cli.shared import (
@@ -25,9 +25,10 @@ from edgepeft.cli.shared import (
     resolved,
     tell_cut,
     threads_option,
+    was_given,
 )
 from edgepeft.errors import ArgumentError, BundleError
-from edgepeft.guest import BOARD_DEGREES, PC_DEGREES, Guest
+from edgepeft.guest import BOARD_DEGREES, MAX_MEMORY_BYTES, PC_DEGREES, Guest
 from edgepeft.log import JsonLinesLog
 from edgepeft.model import Model, load
 from edgepeft.progress import progress
@@ -37,8 +38,10 @@ from edgepeft.units import BYTES_PER_MB, duration_text, size_text
 
 
 def _option(name: str, text: str, kind: Any = int) -> Callable[[Any], Any]:
-    """An option that sets a field of `TrainingArguments`."""
-    return click.option(f"--{name.replace('_', '-')}", name, type=kind, help=text)
+    """An option that sets a field of `TrainingArguments`, whose default is shown, and taken if the bundle has no other."""
+    default = DEFAULT_EPOCHS if name == "epochs" else getattr(TrainingArguments, name)
+    shown = False if default is None else str(default)
+    return click.option(f"--{name.replace('_', '-')}", name, type=kind, show_default=shown, help=text)
 
 
 @click.command(epilog="\b\nExample:\n  edgepeft train bundle/ --data facts.jsonl --output alice/ --epochs 3")
@@ -108,7 +111,8 @@ def _option(name: str, text: str, kind: Any = int) -> Callable[[Any], Any]:
 @click.option(
     "--max-memory",
     type=float,
-    help="Memory that the training may take, in MB; by default what is available.",
+    help="Memory that the training may take, in MB; by default what is available. A batch that does not fit is run in "
+    "parts, for the same update; if one row does not fit, the run is refused.",
 )
 @click.option("--checkpoint-dir", type=click.Path(path_type=Path), help="Folder of the checkpoint.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint, if there is one.")
@@ -136,6 +140,8 @@ def train(
 ) -> None:
     """Trains an adapter of BUNDLE on your data and saves it as HF PEFT does.
 
+    A setting that is not given is the bundle's, which `edgepeft info` shows, or else the default in brackets.
+
     It is a good guest: it runs at a low priority, within the memory that is available, and pauses while the machine is
     too hot, throttled, short of voltage or on a low battery.
 
@@ -155,6 +161,8 @@ def train(
     if checkpoint_dir is not None:
         store.check_writable(checkpoint_dir / CHECKPOINT)
     model = load(bundle, adapter, threads=threads)
+    for line in _unheeded(guest, model):
+        click.echo(line, err=True)
     if labels is not None:
         _name_classes(model, labels)
     arguments = default_arguments(
@@ -186,9 +194,24 @@ def train(
 
 
 def _bytes(megabytes: float) -> int:
-    if not 0 < megabytes < math.inf:
-        raise ArgumentError(f"--max-memory is {megabytes:g}; expected megabytes, more than 0.")
+    most = MAX_MEMORY_BYTES / BYTES_PER_MB
+    if not 0 < megabytes <= most:
+        raise ArgumentError(
+            f"--max-memory is {megabytes:g}; expected megabytes, more than 0 and at most {most:,.0f}."
+        )
     return math.ceil(megabytes * BYTES_PER_MB)
+
+
+def _unheeded(guest: Guest, model: Model) -> Iterator[str]:
+    """A line for each limit that was asked for and cannot be kept; one that was not is not missed."""
+    now = board.sensors(board.ROOT)
+    if guest.max_temperature not in (None, math.inf) and now.temperature is None:
+        yield "--max-temperature is not heeded: this machine tells no temperature"
+    if was_given("min_battery") and guest.min_battery > 0 and now.battery is None:
+        yield "--min-battery is not heeded: this machine tells of no battery"
+    needed = estimate.training_memory(model.bundle.manifest, 1, engine=model.engine.name)
+    if guest.max_memory is not None and needed is None:
+        yield "--max-memory is not heeded: the bundle does not tell what a training takes"
 
 
 def _name_classes(model: Model, labels: str) -> None:
@@ -279,6 +302,7 @@ def _summary(result: TrainingResult, saved: AdapterOutput) -> dict[str, Any]:
         "held_out_loss": result.held_out_loss,
         "stop_reason": result.stop_reason,
         "truncated_rows": result.truncated_rows,
+        "rows_at_once": result.rows_at_once,
     }
 
 

@@ -97,7 +97,7 @@ def _memory(manifest: Manifest, engine: str, batch_size: int, length: int | None
 
 def _drawing(facts: Mapping[str, Any]) -> Tree:
     """The facts as a tree."""
-    tree = Tree(plain(facts["model"] or facts["processor"] or "a machine without a name"))
+    tree = Tree(plain(facts["model"] or "this machine"))
     machine = tree.add("machine")
     emulated = ", emulated: its times say nothing" if facts["emulated"] else ""
     _leaf(machine, "processor", f"{facts['processor'] or 'not told'}, {facts['architecture']}{emulated}")

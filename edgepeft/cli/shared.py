@@ -62,6 +62,12 @@ max_length_option = click.option("--max-length", type=int, help="Cut longer rows
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 
 
+def was_given(parameter: str) -> bool:
+    """Whether the running command was given an option, rather than took its default."""
+    source = click.get_current_context().get_parameter_source(parameter)
+    return source is not click.core.ParameterSource.DEFAULT
+
+
 def tell_cut(rows: Dataset, max_length: int | None) -> None:
     """Says how many rows are cut, on standard error; nothing if none is."""
     if max_length is not None and rows.truncated_rows != 0:

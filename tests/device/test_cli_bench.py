@@ -14,6 +14,7 @@ from fake_machine import PI_4, hot, throttled, write
 import edgepeft
 from edgepeft import bench, names
 from edgepeft.cli import main
+from edgepeft.memory import Resident
 
 
 @pytest.fixture
@@ -55,7 +56,9 @@ def test_a_table_to_paste(root: Path, bundles: Path) -> None:
     cells = table(done.stdout)
     assert cells["machine"] == "Raspberry Pi 4 / Model B"
     assert cells["batch"] == "2 x 128", "no longer than the model takes"
-    assert re.fullmatch(r"\d+\.\d{3} \(\d+\.\d{3}\.\.\d+\.\d{3}\)", cells["step, s: median (min..max)"])
+    assert done.stderr == "length 128: the model takes no more\n"
+    time = r"[\d.]+ m?s"
+    assert re.fullmatch(rf"{time} \({time}\.\.{time}\)", cells["step: median (min..max)"])
     assert float(cells["tokens/s"].replace(",", "")) > 0
     assert int(cells["peak RSS, MB"].replace(",", "")) > 10
     assert (cells["hottest, °C"], cells["W"]) == ("61.5", "5.3")
@@ -88,23 +91,26 @@ def test_a_board_that_slows_down(root: Path, bundles: Path) -> None:
 
 
 def test_an_emulated_processor(root: Path, bundles: Path) -> None:
-    """No rate, and a line that says why."""
+    """No time and no rate, and a line that says why."""
     write(root, {"proc/sys/kernel/arch": "another"})
     done = ran(bundles / "tiny-llama", "--steps", 1)
     cells = table(done.stdout)
     assert cells["machine"].endswith(" (emulated)")
-    assert cells["samples/s"] == "-"
+    assert (cells["step: median (min..max)"], cells["samples/s"]) == ("-", "-")
     assert "tokens/s" not in cells
     assert done.stdout.endswith(
         "emulated: these times say nothing about a board, and are not to be compared with any.\n"
     )
     facts = json.loads(ran(bundles / "tiny-llama", "--steps", 1, "--json").stdout)
-    assert (facts["emulated"], facts["samples_per_second"], facts["tokens_per_second"]) == (True, None, None)
+    assert facts["emulated"]
+    assert [name for name in facts if "second" in name and facts[name] is not None] == []
+    assert facts["steps"] == 1
 
 
-def test_a_batch_that_does_not_fit(root: Path, bundles: Path) -> None:
-    """Is refused, with one that does."""
-    write(root, {"proc/meminfo": "MemAvailable: 60000 kB"})
+def test_a_batch_that_does_not_fit(root: Path, bundles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is refused, with one that does; what other tests have the process hold is left out."""
+    monkeypatch.setattr("edgepeft.memory.resident", lambda: Resident(0, 0))
+    write(root, {"proc/meminfo": "MemAvailable: 120000 kB"})
     done = ran(bundles / "tiny-llama", "--batch-size", 4096)
     assert done.exit_code == 2
     found = re.search(
@@ -131,6 +137,39 @@ def test_more_threads_than_cores(root: Path, bundles: Path) -> None:
     assert (
         ran(bundles / "conv-net", "--threads", 999).stderr == "Error: --threads is 999; expected 1 to 256.\n"
     )
+
+
+def test_a_length_that_rows_do_not_have(bundles: Path) -> None:
+    """Is refused where it was asked for; more than the model takes is measured without a word where it was not."""
+    done = ran(bundles / "conv-net", "--length", 128)
+    assert done.exit_code == 2
+    assert re.match(
+        r"Error: --length is for rows that have one; those of \S+ have none\. Leave it out\.\n", done.stderr
+    )
+    assert ran(bundles / "tiny-llama", "--steps", 1).stderr == ""
+
+
+def test_ctrl_c_shows_the_steps_so_far(bundles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If one counts; the exit code is that of a command that was interrupted."""
+    real = bench.board.read_sensors
+    calls: list[object] = []
+
+    def interrupted(files: Any) -> Any:
+        calls.append(files)
+        if len(calls) == until:
+            raise KeyboardInterrupt
+        return real(files)
+
+    monkeypatch.setattr("edgepeft.bench.board.read_sensors", interrupted)
+    until = bench.WARMUP_STEPS + 3
+    done = ran(bundles / "conv-net", "--steps", 9)
+    assert done.exit_code == 1
+    assert table(done.stdout)["batch"] == "4"
+    assert done.stdout.splitlines()[4].endswith(", median of 2 steps, then interrupted")
+    calls.clear()
+    until = bench.WARMUP_STEPS + 1
+    done = ran(bundles / "conv-net", "--steps", 9)
+    assert (done.exit_code, done.stdout, done.stderr.strip()) == (1, "", "Aborted!")
 
 
 def test_the_adapter_stays_as_it_is(bundles: Path) -> None:

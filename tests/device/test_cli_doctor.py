@@ -71,11 +71,17 @@ def test_a_machine_that_tells_nothing(root: Path, bundles: Path) -> None:
     """Is asked all the same; nothing is made up."""
     root.mkdir()
     text = answered(bundles / "tiny-llama")
-    assert text.startswith("a machine without a name")
+    assert text.startswith("this machine\n")
     assert text.count("not told") >= 5
     assert "cannot be told" in text
     facts = answered(bundles / "tiny-llama", "--json")
     assert (facts["memory_bytes"], facts["temperature"], facts["throttling"], facts["fits"]) == (None,) * 4
+
+
+def test_a_processor_is_named_once(root: Path) -> None:
+    """A machine without a board's name is not called by its processor's."""
+    write(root, {"proc/cpuinfo": "processor\t: 0\nmodel name\t: Some CPU\n"})
+    assert answered().count("Some CPU") == 1
 
 
 def test_an_emulated_machine(root: Path) -> None:

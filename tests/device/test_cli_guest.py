@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from fake_machine import hot
+from fake_machine import hot, on_battery
 from rich.console import Console
 
 import edgepeft
@@ -55,12 +55,12 @@ def test_the_command_is_a_good_guest(
     monkeypatch.setattr("edgepeft.guest.POLL_SECONDS", 0.01)
     done = command("--log", tmp_path / "log.jsonl", "--json")
     assert done.exit_code == 0, done.stderr
-    assert "paused after step 0: too hot: 81.0 °C, at most 80 °C\n" in done.stderr
+    assert "paused after step 0: too hot: 81.0 °C, at most 80 °C, on again at 75 °C\n" in done.stderr
     assert re.search(r"\non again after step 0, [\d.]+ m?s later\n", done.stderr)
     assert json.loads(done.stdout)["paused_seconds"] > 0
     told = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["event"] for line in told] == ["begin", "pause", "resume", "step", "step", "step", "end"]
-    assert told[1]["reason"] == "too hot: 81.0 °C, at most 80 °C"
+    assert told[1]["reason"] == "too hot: 81.0 °C, at most 80 °C, on again at 75 °C"
     assert told[2]["seconds"] == pytest.approx(told[-1]["paused_seconds"])
     hot(root, 81)
     assert "peak memory" in (line := command().stdout)
@@ -73,7 +73,16 @@ def test_the_command_is_a_good_guest(
         (["--max-temperature", "nan"], "--max-temperature is nan; expected more than 0"),
         (["--min-battery", "200"], "--min-battery is 200.0; expected at least 0 and at most 100"),
         (["--nice", "20"], "nice is 20; expected at least 0 and at most 19"),
+        (["--max-temperature", "0"], "--max-temperature is 0.0; expected more than 0.\n"),
         (["--max-memory", "0"], "--max-memory is 0; expected megabytes, more than 0"),
+        (
+            ["--max-memory", "1e30"],
+            "--max-memory is 1e+30; expected megabytes, more than 0 and at most 1,000,000,000.",
+        ),
+        (
+            ["--max-memory", "inf"],
+            "--max-memory is inf; expected megabytes, more than 0 and at most 1,000,000,000.",
+        ),
         (["--max-memory", "nan"], "--max-memory is nan; expected megabytes, more than 0"),
     ],
 )
@@ -82,6 +91,36 @@ def test_options_out_of_range(command: Callable[..., Any], options: list[str], t
     done = command(*options)
     assert done.exit_code == 2
     assert told in done.stderr
+
+
+def unheeded(done: Any) -> list[str]:
+    """The lines that tell of a limit that cannot be kept."""
+    assert done.exit_code == 0, done.stderr
+    return [line for line in done.stderr.splitlines() if "not heeded" in line]
+
+
+LIMITS = ("--max-temperature", 60, "--min-battery", 90)
+
+
+def test_a_limit_that_cannot_be_kept_is_told(command: Callable[..., Any], root: Path) -> None:
+    """A line each, where it was asked for; not for one that means never."""
+    assert unheeded(command()) == []
+    assert unheeded(command(*LIMITS)) == [
+        "--max-temperature is not heeded: this machine tells no temperature",
+        "--min-battery is not heeded: this machine tells of no battery",
+    ]
+    assert unheeded(command("--max-temperature", "inf", "--min-battery", 0)) == []
+    hot(root, 40)
+    on_battery(root, 95)
+    assert unheeded(command(*LIMITS)) == []
+
+
+def test_a_memory_limit_that_the_bundle_cannot_keep(command: Callable[..., Any]) -> None:
+    """This one does not tell what a training takes."""
+    assert unheeded(command("--max-memory", 5000)) == [
+        "--max-memory is not heeded: the bundle does not tell what a training takes"
+    ]
+    assert unheeded(command()) == []
 
 
 def test_the_command_shrinks_and_refuses(
@@ -97,7 +136,7 @@ def test_the_command_shrinks_and_refuses(
 
     def run(megabytes: float) -> Any:
         fixed = ["train", bundle, "--data", data, "--output", tmp_path / "alice", "--max-steps", 1]
-        options = ["--batch-size", 8, "--max-memory", megabytes, "--log", tmp_path / "log.jsonl"]
+        options = ["--batch-size", 8, "--max-memory", megabytes, "--log", tmp_path / "log.jsonl", "--json"]
         return CliRunner().invoke(cli.main, [*map(str, fixed), *map(str, options)])
 
     assert needed[1] is not None
@@ -105,14 +144,18 @@ def test_the_command_shrinks_and_refuses(
     done = run(needed[4].total / 1e6 + 0.001)
     assert done.exit_code == 0, done.stderr
     assert re.search(
-        r"the batch would take [\d.]+ MB of memory, of [\d.]+ MB: 4 of its rows are run at once, for the same update\n",
+        r"the batch would take [\d.]+ MB of memory, the limit is [\d.]+ MB: it is run 4 rows at a time, for the same update\n",
         done.stderr,
     )
     shrink = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[1])
     assert (shrink["event"], shrink["rows"]) == ("shrink", 4)
+    assert json.loads(done.stdout)["rows_at_once"] == 4
+    assert "not heeded" not in done.stderr
     done = run(needed[1].total / 1e6 - 1)
     assert done.exit_code == 1
-    assert "Lower --max-length, end other programs, or raise --max-memory." in done.stderr
+    assert re.search(
+        r"; --max-memory is [\d.]+ MB\. Lower --max-length, or raise --max-memory\.\n", done.stderr
+    )
 
 
 def test_a_terminal_is_told_above_its_bar() -> None:
@@ -127,7 +170,7 @@ def test_a_terminal_is_told_above_its_bar() -> None:
     shown.on_step_end(2, StepResult(1.0, 1.0, 1.0, 0.1))
     shown.close()
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
-    assert "would take 3.00 MB of memory, of 2.00 MB: 2 of its rows" in text
+    assert "would take 3.00 MB of memory, the limit is 2.00 MB: it is run 2 rows at a time" in text
     assert "paused after step 1: too hot" in text
     assert "on again after step 1, 1 min 32 s later" in text
     assert "10.0 s/step" in text.splitlines()[-1]

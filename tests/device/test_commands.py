@@ -42,6 +42,21 @@ def test_the_program_starts() -> None:
     assert "Adapts a pretrained model" in done.stdout
 
 
+@pytest.mark.parametrize("module", ["edgepeft", "edgepeft_command"])
+def test_the_program_starts_as_a_module(module: str) -> None:
+    """Where a Python is at hand, and not the script; wrong use shows how it was started."""
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'export'}"}
+    command = [sys.executable, "-m", module]
+    done = subprocess.run(
+        [*command, "--version"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "version" in done.stdout
+    done = subprocess.run([*command, "--no"], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert module in done.stderr
+
+
 @pytest.mark.parametrize("module", ["edgepeft_command", "edgepeft_export_command"])
 def test_ctrl_c_during_the_imports(module: str) -> None:
     """The program ends as a shell expects it, and says nothing."""

@@ -28,7 +28,11 @@ STEPS, AT = 5, 2
 
 #: What makes a machine unwell, what makes it well again, and what is told.
 TROUBLES: dict[str, tuple[Callable[[Path], None], Callable[[Path], None], str]] = {
-    "heat": (lambda root: hot(root, 81), lambda root: hot(root, 60), "too hot: 81.0 °C, at most 80 °C"),
+    "heat": (
+        lambda root: hot(root, 81),
+        lambda root: hot(root, 60),
+        "too hot: 81.0 °C, at most 80 °C, on again at 75 °C",
+    ),
     "under-voltage": (
         lambda root: throttled(root, 0x50001),
         lambda root: throttled(root, 0x50000),
@@ -42,7 +46,7 @@ TROUBLES: dict[str, tuple[Callable[[Path], None], Callable[[Path], None], str]] 
     "battery": (
         lambda root: on_battery(root, 19),
         lambda root: on_battery(root, 19, "Charging"),
-        "on battery: 19 % left, at least 20 %",
+        "on battery: 19 % left, at least 20 %, on again at 25 %",
     ),
 }
 
@@ -117,7 +121,10 @@ def test_a_machine_that_is_unwell_from_the_start(handmade: Path, root: Path) -> 
     watch = Trouble(lambda: None, lambda: hot(root, 20))
     watch.on_evaluate = lambda *_: told.append(str(watch.told))
     trainer(handmade).fit(ROWS, ROWS, callbacks=[watch], guest=edgepeft.Guest(root=root))
-    assert watch.told[:2] == [("pause", 0, "too hot: 99.0 °C, at most 80 °C"), ("resume", 0)]
+    assert watch.told[:2] == [
+        ("pause", 0, "too hot: 99.0 °C, at most 80 °C, on again at 75 °C"),
+        ("resume", 0),
+    ]
     assert told[0] == str(watch.told[:2])
 
 
@@ -137,8 +144,8 @@ def test_without_a_guest_nothing_is_heeded(handmade: Path, root: Path) -> None:
     assert [kind for kind, *_ in watch.told] == ["step"] * STEPS
 
 
-HEAT = {"heat": "too hot: 76.0 °C, at most 75 °C"}
-BATTERY = {"battery": "on battery: 24 % left, at least 25 %"}
+HEAT = {"heat": "too hot: 76.0 °C, at most 80 °C, on again at 75 °C"}
+BATTERY = {"battery": "on battery: 24 % left, at least 20 %, on again at 25 %"}
 
 
 @pytest.mark.parametrize(
@@ -159,9 +166,9 @@ BATTERY = {"battery": "on battery: 24 % left, at least 25 %"}
             Sensors(90.0, ("throttled",), Battery(5.0, discharging=True), 3.0),
             ("heat",),
             {
-                "heat": "too hot: 90.0 °C, at most 75 °C",
+                "heat": "too hot: 90.0 °C, at most 80 °C, on again at 75 °C",
                 "supply": "slowed down by the board: throttled",
-                "battery": "on battery: 5 % left, at least 20 %",
+                "battery": "on battery: 5 % left, at least 20 %, on again at 25 %",
             },
         ),
     ],
@@ -256,12 +263,29 @@ def test_heat_is_waited_for_as_long_as_it_takes(root: Path, monkeypatch: pytest.
         ("nice", 1.5),
         ("max_memory", 0),
         ("max_memory", "2 GB"),
+        ("root", Path("nope")),
+        ("root", __file__),
+        ("root", None),
     ],
 )
 def test_settings_out_of_range(setting: str, value: object) -> None:
     """Named, with the range."""
     with pytest.raises(ArgumentError, match=f"{setting} is .*; expected"):
         edgepeft.Guest(**{setting: value})
+
+
+def test_a_limit_without_an_end_says_none() -> None:
+    """No "at most inf"."""
+    with pytest.raises(ArgumentError) as refused:
+        edgepeft.Guest(max_temperature=0)
+    assert str(refused.value) == "max_temperature is 0.0; expected more than 0."
+
+
+def test_the_kernel_s_files_may_be_elsewhere(handmade: Path, root: Path) -> None:
+    """Their folder is a path or its text, as everywhere."""
+    watch = Trouble(lambda: hot(root, 81), lambda: hot(root, 50))
+    trainer(handmade).fit(ROWS, callbacks=[watch], guest=edgepeft.Guest(root=str(root)))
+    assert ("resume", AT) in watch.told
 
 
 def test_the_sensors_are_read_now_and_then(

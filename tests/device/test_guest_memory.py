@@ -154,8 +154,8 @@ def test_a_row_that_does_not_fit(bundles: Path, rows: Rows) -> None:
     watch = Steps()
     little = edgepeft.Guest(max_memory=total(bundle, rows, 1) - 1)
     told = re.compile(
-        r"one row of length \d+ is expected to take [\d.]+ MB of memory; there are [\d.]+ MB\. Lower max_length, "
-        r"end other programs, or raise max_memory\."
+        r"one row of length \d+ is expected to take [\d.]+ MB of memory; max_memory is [\d.]+ MB\. "
+        r"Lower max_length, or raise max_memory\.$"
     )
     with pytest.raises(MemoryLimitError, match=told):
         edgepeft.Trainer(edgepeft.load(bundle), arguments()).fit(rows, callbacks=[watch], guest=little)
@@ -166,6 +166,18 @@ def plan(chosen: edgepeft.Guest, manifest: Manifest, now: int, kept: int = 0) ->
     """Of 8 rows of length 19, by a process that holds so much."""
     settings, held = arguments(batch_size=8), Resident(now, kept)
     return guest.plan_memory(chosen, manifest, STOCK, settings, 19, held)
+
+
+def test_a_row_that_does_not_fit_into_what_is_available(bundles: Path, tmp_path: Path) -> None:
+    """What was no limit of the user's is not called so; rows without a length cannot be shorter."""
+    little = edgepeft.Guest(root=write(tmp_path, {"proc/meminfo": "MemAvailable: 1000 kB"}))
+    for name, todo in (
+        ("tiny-llama", "Lower max_length, end other programs, or set max_memory."),
+        ("conv-net", "End other programs, or set max_memory."),
+    ):
+        manifest = edgepeft.Bundle.open(bundles / name).manifest
+        with pytest.raises(MemoryLimitError, match=re.escape(f"memory; 1.02 MB are available. {todo}")):
+            plan(little, manifest, 0)
 
 
 def test_the_limit_is_what_is_available(bundles: Path, tmp_path: Path) -> None:

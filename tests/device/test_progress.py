@@ -164,4 +164,4 @@ def test_a_signal_is_answered_with_what_is_true(*, terminal: bool) -> None:
 def result() -> edgepeft.TrainingResult:
     """Of a run whose time was up."""
     adapter = edgepeft.load(HANDMADE / "chat").adapter
-    return edgepeft.TrainingResult(adapter, [], [], 1, 1.0, 1.0, 1.0, 1, "max_seconds", 0, 1)
+    return edgepeft.TrainingResult(adapter, [], [], 1, 1.0, 1.0, 1.0, 1, "max_seconds", 0, 1, 1)

@@ -402,7 +402,7 @@ def test_a_guest_that_waited(handmade: Path, tmp_path: Path) -> None:
     trainer.fit(rows, callbacks=[report, Cooler()], guest=edgepeft.Guest(root=root))
     read = Page(tmp_path / "report.html")
     assert read.after("how long") == "0"  # steps before it
-    assert "too hot: 99.0 °C, at most 95 °C" in read.text
+    assert "too hot: 99.0 °C, at most 95 °C, on again at 90 °C" in read.text
     assert re.fullmatch(r"[\d.]+ m?s", read.after("of it in pauses"))
     assert "rows at once" not in read.text
     trainer.fit(rows, callbacks=[report], guest=edgepeft.Guest(root=root))

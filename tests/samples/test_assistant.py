@@ -98,6 +98,7 @@ def test_the_end_says_what_to_open(output: Path, capsys: pytest.CaptureFixture[s
         peak_memory_bytes=1,
         stop_reason="finished",
         truncated_rows=0,
+        rows_at_once=1,
         adapter_step=1,
     )
     demo.report(result, [], [], [], output)

@@ -79,6 +79,53 @@ def test_what_failed_is_tried_again(made: list[str], tmp_path: Path, monkeypatch
     assert "python" in made
 
 
+@pytest.mark.parametrize("clean", [False, True])
+@pytest.mark.parametrize("there", ["a folder", "an environment", "a file"])
+def test_what_is_somebody_else_s_stays(made: list[str], tmp_path: Path, there: str, *, clean: bool) -> None:
+    """A folder with something in it that this tool did not make is refused in a line, and nothing in it is touched."""
+    folder = tmp_path / "mine"
+    kept = (
+        folder
+        / {"a folder": "root/mine", "an environment": launcher.SITE_PACKAGES}.get(there, "")
+        / "mine.py"
+    )
+    if there == "a file":
+        kept = folder
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text("mine")
+    with pytest.raises(
+        SystemExit, match=r"mine: is something else, .* Give a folder that is new or empty\.$"
+    ):
+        environment.Environment(folder).make(clean=clean)
+    assert kept.read_text() == "mine"
+    assert made == []
+
+
+def test_everything_is_made_anew(made: list[str], tmp_path: Path) -> None:
+    """In a folder that this tool made, where that is asked for; an empty one is as good as none."""
+    for clean in (True, False):
+        environment.Environment(tmp_path).make(clean=clean)
+    (tmp_path / "old").touch()
+    environment.Environment(tmp_path).make(clean=True)
+    assert made == ["packages", "python", "edgepeft"] * 2
+    assert not (tmp_path / "old").exists()
+
+
+def test_a_folder_named_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its Python compares paths: those that are given to it are whole, without `..`."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    made = environment.Environment(Path("../arm64"))
+    assert (made.folder, made.site) == (tmp_path / "arm64", tmp_path / "arm64" / launcher.SITE_PACKAGES)
+
+
+def test_a_command_that_fails_is_named_in_a_line() -> None:
+    """Not with the program that it was given, of several lines."""
+    with pytest.raises(SystemExit) as failed:
+        environment._run(sys.executable, "-c", "import sys\nsys.exit('not there')", "argument")
+    assert str(failed.value).splitlines() == [f"{sys.executable} -c argument: exit code 1", "not there"]
+
+
 def test_the_requirements_are_a_device_s() -> None:
     """With what its tests take, and nothing of a workstation's."""
     found = environment.requirements()

@@ -18,6 +18,6 @@ def test_small_models(bundles: Path, name: str) -> None:
 
 
 def test_a_line_of_the_table() -> None:
-    """In MiB, with the error's sign."""
-    assert Case(4, 128, 900 << 20, 1000 << 20).line == "| 4 | 128 | 900 | 1,000 | -10% |"
-    assert Case(4, None, 1200 << 20, 1000 << 20).line == "| 4 |  | 1,200 | 1,000 | +20% |"
+    """In MB, with the error's sign."""
+    assert Case(4, 128, 900e6, 1000e6).line == "| 4 | 128 | 900 | 1,000 | -10% |"
+    assert Case(4, None, 1200e6, 1000e6).line == "| 4 |  | 1,200 | 1,000 | +20% |"

@@ -37,7 +37,8 @@ INSTALLED = {"PYTHONPATH": "", "PYTHONSAFEPATH": "1"}
 _MADE = "made.json"
 _CHECK = """
 import platform, sys, edgepeft, onnxruntime
-assert edgepeft.__file__.startswith(sys.argv[1]), edgepeft.__file__
+if not edgepeft.__file__.startswith(sys.argv[1]):
+    sys.exit(f"edgepeft comes from {edgepeft.__file__}; expected from {sys.argv[1]}")
 print(f"{platform.machine()}, Python {platform.python_version()}, onnxruntime {onnxruntime.__version__}")
 """
 
@@ -82,12 +83,23 @@ class Environment:
     """A folder with an environment, of which each part is made anew when what it is made from has changed."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.python = folder / "bin/python"
-        self.site = folder / launcher.SITE_PACKAGES
+        self.folder = folder.resolve()
+        self.python = self.folder / "bin/python"
+        self.site = self.folder / launcher.SITE_PACKAGES
+        self._made = self.folder / _MADE
 
-    def make(self) -> None:
-        """Makes what is not there yet."""
+    def make(self, *, clean: bool = False) -> None:
+        """Makes what is not there yet, or everything anew.
+
+        Raises:
+            SystemExit: The folder holds something else, or a part could not be made.
+        """
+        if self.folder.exists() and not self._is_ours():
+            raise SystemExit(
+                f"{self.folder}: is something else, which this would change. Give a folder that is new or empty."
+            )
+        if clean and self.folder.exists():
+            shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         wanted = requirements()
         tools = [Path(__file__).with_name(name) for name in ("debian.py", "launcher.py")]
@@ -95,16 +107,18 @@ class Environment:
         self._part("python", digest([str(self.folder), *tools]), self._make_python)
         self._part("edgepeft", digest([*sources(), *wanted]), self._install_edgepeft)
 
+    def _is_ours(self) -> bool:
+        return self.folder.is_dir() and (self._made.is_file() or not any(self.folder.iterdir()))
+
     def _part(self, name: str, key: str, make: Callable[[], None]) -> None:
         """Makes a part unless it was made from the same."""
-        path = self.folder / _MADE
-        made = json.loads(path.read_text()) if path.exists() else {}
+        made = json.loads(self._made.read_text()) if self._made.exists() else {}
         if made.get(name) == key:
             return
         print(f"== arm64: {name}", flush=True)
-        path.write_text(json.dumps({other: value for other, value in made.items() if other != name}))
+        self._made.write_text(json.dumps({other: value for other, value in made.items() if other != name}))
         make()
-        path.write_text(json.dumps(made | {name: key}))
+        self._made.write_text(json.dumps(made | {name: key}))
 
     def _install_packages(self, wanted: list[str]) -> None:
         shutil.rmtree(self.site, ignore_errors=True)
@@ -145,7 +159,8 @@ def _run(*command: str, variables: dict[str, str] | None = None) -> str:
     environment = os.environ | (variables or {})
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
-        raise SystemExit(f"{' '.join(command[:4])}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
+        words = " ".join(word for word in command[:4] if "\n" not in word)
+        raise SystemExit(f"{words}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout
 
 
@@ -159,11 +174,9 @@ def main() -> None:
     )
     parser.add_argument("--clean", action="store_true", help="make everything anew")
     options = parser.parse_args()
-    folder = options.folder.absolute()
-    if options.clean and (folder / _MADE).exists():
-        shutil.rmtree(folder)
-    Environment(folder).make()
-    print(f"{folder}/bin/python")
+    made = Environment(options.folder)
+    made.make(clean=options.clean)
+    print(made.python)
 
 
 if __name__ == "__main__":
