@@ -104,6 +104,8 @@ class Callback:
     def on_shrink(self, rows: int, expected_bytes: int, limit_bytes: int) -> None:
         """After `on_train_begin`, where memory is too little for `batch_size` rows at once: so many are, the update is the same.
 
+        Of data that streams, a row can come that is longer than those that were looked at: then again, with fewer rows.
+
         Args:
             rows: Rows that are run at once.
             expected_bytes: What the process would take with `batch_size` rows, at most.
@@ -111,7 +113,10 @@ class Callback:
         """
 
     def on_pause(self, step: int, reason: str) -> None:
-        """When a guest begins to wait, after so many updates; a checkpoint is written, if there is a folder for it."""
+        """When a guest begins to wait, after so many updates, and when it has more to wait for.
+
+        As it begins, a checkpoint is written, if there is a folder for it, and none was written in a minute for a pause.
+        """
 
     def on_resume(self, step: int, seconds: float) -> None:
         """When it goes on, or was asked to stop; `seconds` is how long it waited."""

@@ -6,7 +6,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,7 +15,9 @@ from edgepeft import board, estimate, names
 from edgepeft.arguments import Range, TrainingArguments
 from edgepeft.board import Sensors
 from edgepeft.callbacks import Callback
+from edgepeft.engines.choice import STOCK
 from edgepeft.errors import ArgumentError, MemoryLimitError
+from edgepeft.estimate import MemoryEstimate
 from edgepeft.manifest import Manifest
 from edgepeft.memory import Resident
 from edgepeft.units import size_text
@@ -50,8 +52,11 @@ _STOP_SECONDS = 0.2
 #: Seconds after which the sensors are looked for again: a battery, say, is put in.
 _FIND_SECONDS = 30.0
 
+#: Seconds for which a paused run waits on when the sensor that it waits for says nothing.
+_SILENT_SECONDS = 60.0
+
 _RANGES = {
-    "max_temperature": Range(lowest=0, highest=math.inf, above_lowest=True),
+    "max_temperature": Range(lowest=COOLING_DEGREES, highest=math.inf, above_lowest=True),
     "min_battery": Range(lowest=0, highest=100),
     "nice": Range(lowest=0, highest=19, whole=True),
     "max_memory": Range(lowest=1, highest=MAX_MEMORY_BYTES, whole=True),
@@ -152,47 +157,51 @@ class Pauses:
         self._stopping = stopping
         self._found = self._saved = self._supplied = -math.inf  # when that was, by the monotonic clock
         self._supply_seconds = 0.0
+        self._told: dict[Reason, float] = {}  # when each sensor last said something
 
-    def wait(self, step: int, save: Callable[[], None]) -> None:
+    def wait(self, step: int, save: Callable[[], bool]) -> None:
         """Returns at once, or when the machine is well again.
 
         Args:
             step: Updates done so far.
-            save: Called as a pause begins, if that was not done a short time ago: a board that is short of power may not
-                live to the pause's end.
+            save: Called as a pause begins, if nothing was saved a short time ago: a board that is short of power may not
+                live to the pause's end. Says whether there was anything to save.
         """
         reasons = self._reasons()
         if not reasons or self._stopping():
             return
         started = time.monotonic()
-        if started - self._saved >= SAVE_SECONDS:
+        if started - self._saved >= SAVE_SECONDS and save():
             self._saved = started
-            save()
-        for callback in self._callbacks:
-            callback.on_pause(step, "; ".join(reasons.values()))
-        self._wait_for(set(reasons), started)
+        self._wait_for(reasons, step)
         seconds = time.monotonic() - started
         self.seconds += seconds
         for callback in self._callbacks:
             callback.on_resume(step, seconds)
 
-    def _wait_for(self, waiting_for: set[Reason], started: float) -> None:
-        least = self._longer(started) if "supply" in waiting_for else 0.0
-        while not self._stopping():
-            reasons = self._reasons(waiting_for)
-            if not reasons and time.monotonic() - started >= least:
-                break
-            waiting_for |= reasons.keys()
+    def _wait_for(self, reasons: Mapping[Reason, str], step: int) -> None:
+        """Tells why it waits, again if there is more to wait for, until nothing is left."""
+        waiting_for: set[Reason] = set()
+        until = -math.inf
+        while not self._stopping() and (reasons or time.monotonic() < until):
+            new = reasons.keys() - waiting_for
+            if "supply" in new:
+                until = self._longer(time.monotonic())
+            if new:
+                for callback in self._callbacks:
+                    callback.on_pause(step, "; ".join(reasons.values()))
+            waiting_for |= new
             self._sleep()
+            reasons = self._reasons(waiting_for)
         if "supply" in waiting_for:
             self._supplied = time.monotonic()
 
     def _longer(self, now: float) -> float:
-        """Seconds to leave the supply alone: twice as long as before, if that was shortly before."""
+        """Until when the supply is left alone: twice as long as before, if that was shortly before."""
         first, last = SUPPLY_SECONDS
         again = now - self._supplied < last
         self._supply_seconds = min(2 * self._supply_seconds, last) if again else first
-        return self._supply_seconds
+        return now + self._supply_seconds
 
     def _reasons(self, waiting_for: Collection[Reason] = ()) -> dict[Reason, str]:
         if self._guest is None:
@@ -202,7 +211,18 @@ class Pauses:
             self._found = now
             self._files = board.find_sensors(Path(self._guest.root))
         found = board.read_sensors(self._files)
-        return reasons_to_pause(found, self._degrees, self._guest.min_battery, waiting_for)
+        reasons = reasons_to_pause(found, self._degrees, self._guest.min_battery, waiting_for)
+        told: dict[Reason, object] = {
+            "heat": found.temperature,
+            "supply": found.throttling,
+            "battery": found.battery,
+        }
+        self._told |= {reason: now for reason, value in told.items() if value is not None}
+        return reasons | {
+            reason: f"what is known of the {reason} is old"
+            for reason in waiting_for
+            if told[reason] is None and now - self._told[reason] < _SILENT_SECONDS
+        }
 
     def _sleep(self) -> None:
         # Not by waiting for an event: a signal's handler that sets it could come while its lock is held.
@@ -219,11 +239,13 @@ class MemoryPlan:
         rows: Rows that fit.
         expected_bytes: What the process would take with as many as were asked for; 0 where nothing is known.
         limit_bytes: What it may take.
+        kept_bytes: What ONNX Runtime keeps of it for the next training, at most.
     """
 
     rows: int
     expected_bytes: int = 0
     limit_bytes: int = 0
+    kept_bytes: int = 0
 
 
 def memory_limit(guest: Guest, resident: Resident) -> int | None:
@@ -239,60 +261,97 @@ def memory_limit(guest: Guest, resident: Resident) -> int | None:
     return None if available is None else available + resident.now
 
 
-def plan_memory(
-    guest: Guest,
-    manifest: Manifest,
-    engine: str,
-    arguments: TrainingArguments,
-    length: int,
-    resident: Resident,
-) -> MemoryPlan:
-    """Half as many rows at once, and half of that, until they fit into memory.
+def _too_little(guest: Guest, limit: int, expected: float, length: int | None) -> MemoryLimitError:
+    of = "one row" if length is None else f"one row of length {length}"
+    if guest.max_memory is None:
+        ways = f"{'End' if length is None else 'Lower max_length, end'} other programs, or set max_memory"
+        held = f"{size_text(limit)} are available. {ways}"
+    else:
+        ways = f"{'Raise' if length is None else 'Lower max_length, or raise'} max_memory"
+        held = f"max_memory is {size_text(limit)}. {ways}"
+    return MemoryLimitError(f"training on {of} is expected to take {size_text(expected)} of memory; {held}.")
+
+
+class Planning:
+    """How many rows of a run are run at once: half as many as asked for, and half of that, until they fit into memory.
 
     Args:
-        guest: The limit.
+        guest: Who asked, or `None` for as many as are asked for.
         manifest: The bundle's: it says what a batch takes, if the exporter could tell.
         engine: The engine that runs it.
         arguments: The batch that was asked for.
-        length: Length of the longest row.
-        resident: What the process holds already.
+        resident: What the process holds before the training.
 
-    Raises:
-        MemoryLimitError: Not even one row fits.
+    Attributes:
+        plan: The plan that holds.
     """
-    wanted = estimate.training_memory(manifest, arguments.batch_size, length, arguments.optimizer, engine)
-    if wanted is None:
-        return MemoryPlan(arguments.batch_size)
-    limit = memory_limit(guest, resident)
-    if limit is None:
-        return MemoryPlan(arguments.batch_size)
-    besides = max(0.0, resident.now - resident.kept - wanted.loaded)  # data, and whatever else the program is
-    rows, expected = arguments.batch_size, wanted.total + besides
-    while expected > limit and rows > 1:
-        rows //= 2
-        found = estimate.training_memory(manifest, rows, length, arguments.optimizer, engine)
-        assert found is not None
-        expected = found.total + besides
-    if expected > limit:
-        varies = estimate.has_length(manifest.graphs[names.TRAIN])
-        of = f"one row of length {length}" if varies else "one row"
-        if guest.max_memory is None:
-            ways = f"{'Lower max_length, end' if varies else 'End'} other programs, or set max_memory"
-            held = f"{size_text(limit)} are available. {ways}"
-        else:
-            held = f"max_memory is {size_text(limit)}. {'Lower max_length, or raise' if varies else 'Raise'} max_memory"
-        raise MemoryLimitError(
-            f"training on {of} is expected to take {size_text(expected)} of memory; {held}."
-        )
-    return MemoryPlan(rows, int(wanted.total + besides), limit)
+
+    def __init__(
+        self,
+        guest: Guest | None,
+        manifest: Manifest,
+        engine: str,
+        arguments: TrainingArguments,
+        resident: Resident,
+    ) -> None:
+        self.plan = MemoryPlan(arguments.batch_size)
+        self._guest = guest
+        self._limit = None if guest is None else memory_limit(guest, resident)
+        self._manifest, self._engine, self._arguments = manifest, engine, arguments
+        self._resident = resident
+        self._length = 0
+
+    @property
+    def heeds(self) -> bool:
+        """Whether it has to be told of lengths."""
+        return self._limit is not None
+
+    def longer(self, length: int) -> bool:
+        """Plans for rows of a length, if none were as long before.
+
+        Returns:
+            Whether fewer rows are run at once than before.
+
+        Raises:
+            MemoryLimitError: Not even one row fits.
+        """
+        wanted = self._expected(self._arguments.batch_size, length)
+        if self._guest is None or self._limit is None or wanted is None or length <= self._length:
+            return False
+        before, self._length = self.plan.rows, length
+        held = self._resident.now - self._resident.kept  # data, and whatever else the program is
+        besides = max(0.0, held - wanted.loaded)
+        rows, found = self._arguments.batch_size, wanted
+        while found.total + besides > self._limit and rows > 1:
+            rows //= 2
+            smaller = self._expected(rows, length)
+            assert smaller is not None
+            found = smaller
+        if found.total + besides > self._limit:
+            varies = length if estimate.has_length(self._manifest.graphs[names.TRAIN]) else None
+            raise _too_little(self._guest, self._limit, found.total + besides, varies)
+        if rows < self._arguments.batch_size:
+            self._manifest.graph(names.ACCUMULATE)
+        # Only the stock engine's sessions share their buffers, for as long as the process lives.
+        kept = int(found.total - found.loaded) if self._engine == STOCK else 0
+        self.plan = MemoryPlan(rows, int(wanted.total + besides), self._limit, kept)
+        return rows < before
+
+    def _expected(self, rows: int, length: int) -> MemoryEstimate | None:
+        optimizer = self._arguments.optimizer
+        return estimate.training_memory(self._manifest, rows, length, optimizer, self._engine)
 
 
 @contextlib.contextmanager
-def low_priority(nice: int) -> Iterator[None]:
-    """Lowers the priority of this thread, and so of the threads that it starts; raises none.
+def low_priority(nice: int, workers: Callable[[], Collection[int]] = tuple) -> Iterator[None]:
+    """Lowers the priority of this thread, of those that it starts, and of its workers; raises none.
 
     A system that does not let a program raise its priority keeps it low afterwards. Elsewhere than on Linux, where
     priorities are of processes, nothing is changed.
+
+    Args:
+        nice: The priority.
+        workers: The system's numbers of threads that work for this one, those that were started meanwhile included.
     """
     if platform.system() != "Linux":
         yield
@@ -302,10 +361,14 @@ def low_priority(nice: int) -> Iterator[None]:
     if before >= nice:
         yield
         return
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, thread, nice)
+    _set_priority(nice, (thread, *workers()))
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, thread, before)
+        _set_priority(before, (thread, *workers()))
+
+
+def _set_priority(nice: int, threads: Collection[int]) -> None:
+    for thread in threads:
+        with contextlib.suppress(OSError):  # it has ended, or the system does not let us
+            os.setpriority(os.PRIO_PROCESS, thread, nice)

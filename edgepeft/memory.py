@@ -1,6 +1,8 @@
 """How much memory this process has taken."""
 
+import platform
 import resource
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +20,8 @@ def peak_bytes() -> int:
     `getrusage` serves where there is no /proc: it also counts what the parent held when it started this process.
     """
     told = _told(_PEAK)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KiB if told is None else told
+    unit = 1 if platform.system() == "Darwin" else KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit if told is None else told
 
 
 class Resident(NamedTuple):
@@ -39,9 +42,15 @@ def resident() -> Resident:
     return Resident(now, min(_kept.bytes, now))
 
 
-def keep(before: int) -> None:
-    """Notes what a training has left, in a process that held so many bytes before it."""
-    _kept.bytes += max(0, resident().now - before)
+def keep(before: int, most: int) -> None:
+    """Notes what a training has left.
+
+    Args:
+        before: What the process held before it, in bytes.
+        most: What ONNX Runtime may have kept.
+    """
+    with _LOCK:
+        _kept.bytes = max(_kept.bytes, min(resident().now - before, most))
 
 
 @dataclass
@@ -49,8 +58,9 @@ class _Kept:
     bytes: int = 0
 
 
-#: By all trainings of this process.
+#: By the largest training of this process: buffers are used again.
 _kept = _Kept()
+_LOCK = threading.Lock()
 
 
 def _told(name: str) -> int | None:

@@ -4,9 +4,8 @@ import contextlib
 import dataclasses
 import math
 import os
-import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -18,7 +17,7 @@ from edgepeft.callbacks import Callback, StopReason, TrainingResult
 from edgepeft.data import Data, Dataset, rows_of_step
 from edgepeft.engines.base import TrainState
 from edgepeft.errors import AdapterError, ArgumentError, CheckpointError, EdgepeftError, TrainingError
-from edgepeft.guest import Guest, MemoryPlan, Pauses, low_priority, plan_memory
+from edgepeft.guest import Guest, Pauses, Planning, low_priority
 from edgepeft.model import Model
 
 #: Name of the checkpoint in its folder.
@@ -43,7 +42,8 @@ class Trainer:
         self.model = model
         self.arguments = arguments
         self.began_with = model.adapter
-        self._stop = threading.Event()
+        self._stopping = False  # no event: a signal may come while its lock is held
+        self._wait_until_well: Callable[[], None] = lambda: None
 
     def stop(self) -> None:
         """Has a running `fit` save and return after the running step; for callbacks and other threads.
@@ -51,12 +51,16 @@ class Trainer:
         An evaluation that is running is broken off, and not counted. `fit` does not heed a call that came before it:
         where another thread may call early, ask in `Callback.on_data`, and call again there.
         """
-        self._stop.set()
+        self._stopping = True
 
     @property
     def stopping(self) -> bool:
         """Whether the last `fit` was asked to stop."""
-        return self._stop.is_set()
+        return self._stopping
+
+    def wait_until_well(self) -> None:
+        """Waits, as the guest of the running `fit` does, while the machine is unwell; for callbacks that compute."""
+        self._wait_until_well()
 
     def fit(
         self,
@@ -95,12 +99,12 @@ class Trainer:
             StorageError: The checkpoint could not be written; the one before is untouched.
         """
         started = time.monotonic()
-        self._stop.clear()
+        self._stopping = False
         with contextlib.ExitStack() as stack:
             for callback in callbacks:
                 stack.callback(callback.close)
             if guest is not None:
-                stack.enter_context(low_priority(guest.nice))
+                stack.enter_context(low_priority(guest.nice, lambda: self.model.engine.workers))
             path = None if checkpoint_dir is None else Path(checkpoint_dir) / CHECKPOINT
             self._check_needs(eval_data, path, resume=resume)
             adapter = self.began_with = (
@@ -113,9 +117,14 @@ class Trainer:
             held_out = None if eval_data is None else self.model.open_data(eval_data, most, adapter=adapter)
             for callback in callbacks:
                 callback.on_data(rows, held_out)
+            held = memory.resident()  # before the state, which the prediction counts
             run, history, state = self._start(adapter, rows, held_out, path)
-            plan = self._plan(rows, held_out, guest)
-            stack.callback(memory.keep, memory.resident().now)
+            planning = Planning(
+                guest, self.model.bundle.manifest, self.model.engine.name, self.arguments, held
+            )
+            if planning.heeds:
+                planning.longer(_longest(most, rows, held_out))
+            pauses = Pauses(guest, callbacks, lambda: self._stopping)
             loop = _Loop(
                 self.model,
                 adapter,
@@ -127,10 +136,13 @@ class Trainer:
                 run,
                 history,
                 state,
-                self._stop,
-                Pauses(guest, callbacks, self._stop.is_set),
-                plan,
+                lambda: self._stopping,
+                pauses,
+                planning,
             )
+            stack.callback(lambda: memory.keep(held.now, planning.plan.kept_bytes))
+            self._wait_until_well = lambda: pauses.wait(loop.step, lambda: False)
+            stack.callback(setattr, self, "_wait_until_well", lambda: None)
             stack.enter_context(
                 signals.first_calls(
                     self.stop, self.model.engine.break_off, lambda: _tell_of_signal(callbacks)
@@ -163,26 +175,6 @@ class Trainer:
         }
         for graph in (graph for graph, wanted in needed.items() if wanted):
             self.model.bundle.manifest.graph(graph)
-
-    def _plan(self, rows: Dataset, held_out: Dataset | None, guest: Guest | None) -> MemoryPlan:
-        """How many rows are run at once: as many as fit, were the longest of either data among them.
-
-        An evaluation takes no more than a step on the same rows.
-        """
-        if guest is None:
-            return MemoryPlan(self.arguments.batch_size)
-        manifest = self.model.bundle.manifest
-        most = self.arguments.max_length
-        length = max(
-            (most if data.streams and data.varies else None) or data.longest()
-            for data in (rows, held_out)
-            if data is not None
-        )
-        engine = self.model.engine.name
-        plan = plan_memory(guest, manifest, engine, self.arguments, length, memory.resident())
-        if plan.rows < self.arguments.batch_size:
-            manifest.graph(names.ACCUMULATE)
-        return plan
 
     def _start(
         self, adapter: Adapter, rows: Dataset, held_out: Dataset | None, path: Path | None
@@ -261,13 +253,13 @@ class _Loop:
         run: checkpoint.Run,
         history: checkpoint.History,
         state: TrainState,
-        stop: threading.Event,
+        stopping: Callable[[], bool],
         pauses: Pauses,
-        plan: MemoryPlan,
+        planning: Planning,
     ) -> None:
-        self._stop = stop
+        self._stopping = stopping
         self._pauses = pauses
-        self._plan = plan
+        self._planning = planning
         self._model = model
         self._adapter = adapter
         self._arguments = arguments
@@ -278,7 +270,7 @@ class _Loop:
         self._path = path
         self._run = run
         self._stepper = model.engine.stepper(state)
-        self._step = self._tried = run.step  # the last step that was to be saved
+        self.step = self._tried = run.step  # the last step that was to be saved
         self._history = history
         self._seconds = run.seconds
         each = steps_per_epoch(len(rows), arguments)
@@ -301,47 +293,56 @@ class _Loop:
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            if self._path is not None and self._step > self._tried:
+            if self._path is not None and self.step > self._tried:
                 try:
                     self._save()
-                    error.add_note(f"Step {self._step} is saved: resume=True goes on from there.")
+                    error.add_note(f"Step {self.step} is saved: resume=True goes on from there.")
                 except EdgepeftError as second:
                     error.add_note(f"Nor could the checkpoint be written: {second}")
             raise
 
     def _steps(self, started: float) -> TrainingResult:
         for callback in self._callbacks:
-            callback.on_train_begin(self._total, self._step + 1)
-            if self._plan.rows < self._arguments.batch_size:
-                callback.on_shrink(self._plan.rows, self._plan.expected_bytes, self._plan.limit_bytes)
+            callback.on_train_begin(self._total, self.step + 1)
+        if self._planning.plan.rows < self._arguments.batch_size:
+            self._tell_of_plan()
         self._evaluate_if_due()
         while (reason := self._reason_to_stop(time.monotonic() - started - self._pauses.seconds)) is None:
             self._pause_if_unwell()
-            if self._stop.is_set():
+            if self._stopping():
                 continue
             self._advance()
             self._evaluate_if_due()
-            if _due(self._step, self._arguments.checkpoint_every) and self._step < self._total:
+            if _due(self.step, self._arguments.checkpoint_every) and self.step < self._total:
                 self._save()
         self._save()  # before the last evaluation, which a run that is resumed here would not have made
         if reason == "stopped" or not self._evaluate():
             return self._result("stopped")
         return self._result(reason)
 
+    def _tell_of_plan(self) -> None:
+        plan = self._planning.plan
+        for callback in self._callbacks:
+            callback.on_shrink(plan.rows, plan.expected_bytes, plan.limit_bytes)
+
     def _reason_to_stop(self, elapsed: float) -> StopReason | None:
         patience, limit = self._arguments.early_stopping_patience, self._arguments.max_seconds
         reasons: dict[StopReason, bool] = {
-            "finished": self._step >= self._total,
+            "finished": self.step >= self._total,
             "early_stopping": patience is not None
             and since_best(self._history.losses_held_out()) >= patience,
             "max_seconds": limit is not None and elapsed >= limit,
-            "stopped": self._stop.is_set(),
+            "stopped": self._stopping(),
         }
         return next((reason for reason, holds in reasons.items() if holds), None)
 
     def _advance(self) -> None:
-        picks = rows_of_step(self._step + 1, len(self._rows), self._arguments, self._rows.lengths)
-        size = self._plan.rows
+        picks = list(rows_of_step(self.step + 1, len(self._rows), self._arguments, self._rows.lengths))
+        if self._rows.streams and self._planning.heeds:  # of these, not all were looked at before
+            longest = max(length for pick in picks for length in self._rows.lengths(pick))
+            if self._planning.longer(longest):
+                self._tell_of_plan()
+        size = self._planning.plan.rows
         encoded = [
             self._rows.read(pick[start : start + size])
             for pick in picks
@@ -349,19 +350,19 @@ class _Loop:
         ]
         batches = [self._model.collate([one.row for one in rows]) for rows in encoded]
         started = time.perf_counter()
-        result = self._stepper.step(batches, self._arguments.settings(self._step + 1, self._total))
+        result = self._stepper.step(batches, self._arguments.settings(self.step + 1, self._total))
         self._seconds += time.perf_counter() - started
-        if self._step < self._first_pass_ends:
+        if self.step < self._first_pass_ends:
             self._truncated += sum(one.truncated for rows in encoded for one in rows)
-        self._step += 1
+        self.step += 1
         self._history.losses.append(result.loss)
         self._samples += sum(len(next(iter(batch.values()))) for batch in batches)
         self._tokens += sum(batch["input_ids"].size for batch in batches if "input_ids" in batch)
         for callback in self._callbacks:
-            callback.on_step_end(self._step, result)
+            callback.on_step_end(self.step, result)
 
     def _evaluate_if_due(self) -> None:
-        if _due(self._step, self._arguments.evaluate_every or self._total) and self._step < self._total:
+        if _due(self.step, self._arguments.evaluate_every or self._total) and self.step < self._total:
             self._evaluate()
 
     def _evaluate(self) -> bool:
@@ -371,35 +372,38 @@ class _Loop:
             Whether it is done; not if the run was asked to stop before.
         """
         evaluations = self._history.evaluation_losses
-        if self._held_out is None or (evaluations and evaluations[-1][0] == self._step):
+        if self._held_out is None or (evaluations and evaluations[-1][0] == self.step):
             return True
         tensors = self._state().adapter
         prepared = self._model.engine.prepare(tensors)
         try:
             measured = self._model.evaluate_dataset(
-                self._held_out, self._plan.rows, prepared, self._before_batch
+                self._held_out, self._planning.plan.rows, prepared, self._before_batch
             )
         except _BrokenOffError:
             return False
         loss = measured[names.LOSS]
-        evaluations.append((self._step, loss))
+        evaluations.append((self.step, loss))
         if self._arguments.load_best_model_at_end and is_best(self._history.losses_held_out()):
             self._history = dataclasses.replace(self._history, best=tensors)
         for callback in self._callbacks:
-            callback.on_evaluate(self._step, loss)
+            callback.on_evaluate(self.step, loss)
         return True
 
     def _before_batch(self) -> None:
         self._pause_if_unwell()
-        if self._stop.is_set():
+        if self._stopping():
             raise _BrokenOffError
 
     def _pause_if_unwell(self) -> None:
-        self._pauses.wait(self._step, self._save_if_new)
+        self._pauses.wait(self.step, self._save_if_new)
 
-    def _save_if_new(self) -> None:
-        if self._step > self._tried:
-            self._save()
+    def _save_if_new(self) -> bool:
+        """Whether there was anything to save, and a place for it."""
+        if self._path is None or self.step <= self._tried:
+            return False
+        self._save()
+        return True
 
     def _state(self) -> TrainState:
         """The state after the last update, if it is one that an adapter can have."""
@@ -408,15 +412,15 @@ class _Loop:
             check_values(state.adapter)
         except AdapterError as error:
             raise TrainingError(
-                f"step {self._step}: the run diverged: {error} Lower the learning rate."
+                f"step {self.step}: the run diverged: {error} Lower the learning rate."
             ) from error
         return state
 
     def _save(self) -> None:
         if self._path is None:
             return
-        run = msgspec.structs.replace(self._run, step=self._step, seconds=self._seconds)
-        self._tried = self._step
+        run = msgspec.structs.replace(self._run, step=self.step, seconds=self._seconds)
+        self._tried = self.step
         checkpoint.save(self._path, run, self._history, self._state())
 
     def _result(self, reason: StopReason) -> TrainingResult:
@@ -426,14 +430,14 @@ class _Loop:
             best = None  # only the untrained one was measured: what was learned is what is wanted
         known = self._rows.truncated_rows
         tensors = best if best is not None else self._state().adapter
-        step = self._step
+        step = self.step
         if best is not None:
             step, _ = self._history.evaluation_losses[-1 - since_best(self._history.losses_held_out())]
         return TrainingResult(
             adapter=dataclasses.replace(self._adapter, tensors=tensors, base_id=self._run.base_id),
             losses=self._history.losses,
             evaluation_losses=self._history.evaluation_losses,
-            steps=self._step,
+            steps=self.step,
             seconds=self._seconds,
             samples_per_second=self._samples / spent,
             tokens_per_second=self._tokens / spent if self._has_tokens else None,
@@ -442,8 +446,17 @@ class _Loop:
             truncated_rows=self._truncated if known is None else known,
             paused_seconds=self._pauses.seconds,
             adapter_step=step,
-            rows_at_once=self._plan.rows,
+            rows_at_once=self._planning.plan.rows,
         )
+
+
+def _longest(max_length: int | None, *data: Dataset | None) -> int:
+    """Length of the longest row, trained on or held out; of rows that stream, `max_length` or what came first."""
+    return max(
+        (max_length if one.streams and one.varies else None) or one.longest()
+        for one in data
+        if one is not None
+    )
 
 
 def since_best(losses: Sequence[float]) -> int:

@@ -28,6 +28,7 @@ class RemoteEngine:
         )
         self.name: str = self._call("name")
         self.breaks_off_steps = False
+        self.workers: set[int] = set()
 
     def close(self) -> None:
         """Ends the other process."""

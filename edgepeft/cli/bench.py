@@ -16,7 +16,7 @@ from edgepeft.bundle import read_manifest
 from edgepeft.cli.shared import bundle_argument, json_option, plain, print_json, threads_option, was_given
 from edgepeft.engines.choice import choose
 from edgepeft.errors import ArgumentError, MemoryLimitError
-from edgepeft.guest import Guest, plan_memory
+from edgepeft.guest import Guest, Planning
 from edgepeft.manifest import Manifest
 from edgepeft.model import load
 from edgepeft.units import BYTES_PER_MB, duration_text
@@ -111,23 +111,18 @@ def _length(manifest: Manifest, length: int) -> int | None:
 
 def _check_memory(manifest: Manifest, engine: str, batch_size: int, length: int) -> None:
     """A batch that does not fit would have the system end the program, or others."""
+    arguments = TrainingArguments(batch_size=batch_size)
+    planning = Planning(Guest(root=board.ROOT), manifest, engine, arguments, memory.resident())
     try:
-        plan = plan_memory(
-            Guest(root=board.ROOT),
-            manifest,
-            engine,
-            TrainingArguments(batch_size=batch_size),
-            length,
-            memory.resident(),
-        )
+        planning.longer(length)
     except MemoryLimitError as error:  # which tells of settings that a measurement has not
         todo = "Lower --length, or end" if estimate.has_length(manifest.graph(names.TRAIN)) else "End"
         raise MemoryLimitError(
             f"not even one row of this model would fit into the memory that is available. {todo} other programs."
         ) from error
-    if plan.rows < batch_size:
+    if planning.plan.rows < batch_size:
         raise ArgumentError(
-            f"batch_size is {batch_size}; expected at most {plan.rows}: more rows of this model would not fit into the "
+            f"batch_size is {batch_size}; expected at most {planning.plan.rows}: more rows of this model would not fit into the "
             "memory that is available."
         )
 

@@ -112,10 +112,12 @@ class Engine(Protocol):
     Attributes:
         name: What it is called.
         breaks_off_steps: Whether `break_off` reaches a training step, too.
+        workers: The system's numbers of the threads that compute for it.
     """
 
     name: str
     breaks_off_steps: bool
+    workers: set[int]
 
     def prepare(self, tensors: Mapping[str, Array]) -> Any:
         """Makes an adapter ready to run with; the result is what `run` takes."""

@@ -58,7 +58,8 @@ class OrtTrainingEngine(SessionEngine):
         feeds = self._data(graph, batch)
         with self._training_lock:  # the package keeps adapter and gradients in one place
             if self._training is None:
-                self._training = self._open_training()
+                with self._starting_workers():
+                    self._training = self._open_training()
             return self._training.gradients(feeds, adapter)
 
     def call(self, graph: str, feeds: Values) -> dict[str, ort.OrtValue]:

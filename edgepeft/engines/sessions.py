@@ -1,10 +1,12 @@
 """What every engine on ONNX Runtime shares: sessions, calls, updates and decoding by the bundle's graphs."""
 
 import abc
+import contextlib
 import functools
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
@@ -43,6 +45,7 @@ class SessionEngine(abc.ABC):
         self._weights = {name: wrap(array) for name, array in bundle.weights.items()}
         self._sessions: dict[str, ort.InferenceSession] = {}
         self._lock = threading.Lock()
+        self.workers: set[int] = set()
         self._options = ort.RunOptions()
 
     def prepare(self, tensors: Mapping[str, Array]) -> Values:
@@ -92,8 +95,16 @@ class SessionEngine(abc.ABC):
     def _session(self, graph: str) -> ort.InferenceSession:
         with self._lock:
             if graph not in self._sessions:
-                self._sessions[graph] = self._open(graph)
+                with self._starting_workers():
+                    self._sessions[graph] = self._open(graph)
             return self._sessions[graph]
+
+    @contextlib.contextmanager
+    def _starting_workers(self) -> Iterator[None]:
+        """Notes the threads that come into being meanwhile: ONNX Runtime does not tell its own."""
+        before = _threads()
+        yield
+        self.workers |= _threads() - before
 
     @abc.abstractmethod
     def _open(self, graph: str) -> ort.InferenceSession:
@@ -239,6 +250,14 @@ class GraphStepper:
             mean = {names.gradient(name): new[names.new(names.accumulated(name))] for name in self._names}
             total = new[names.new(names.ACCUMULATED_WEIGHT)]
         return mean, losses, weights
+
+
+def _threads() -> set[int]:
+    """The system's numbers of this process's threads, where it tells them."""
+    try:
+        return {int(task.name) for task in Path("/proc/self/task").iterdir()}
+    except OSError:
+        return set()
 
 
 @functools.cache

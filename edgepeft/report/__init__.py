@@ -49,8 +49,8 @@ class HtmlReport(Callback):
 
     def on_data(self, train_data: Dataset, eval_data: Dataset | None) -> None:
         """Looks at the data."""
-        self._rows_at_once: int | None = None
         self._pauses: list[Pause] = []
+        self._reasons: list[str] = []
         self._started = time.monotonic()
         has_classes = self._model.bundle.manifest.classes is not None
         self._train = summarize(train_data, has_classes=has_classes)
@@ -62,19 +62,15 @@ class HtmlReport(Callback):
         """Remembers how long the run is."""
         self._total_steps, self._first_step = total_steps, first_step
 
-    def on_shrink(self, rows: int, expected_bytes: int, limit_bytes: int) -> None:
-        """Remembers how many rows are run at once."""
-        del expected_bytes, limit_bytes
-        self._rows_at_once = rows
-
     def on_pause(self, step: int, reason: str) -> None:
         """Remembers why the run waits."""
         del step
-        self._reason = reason
+        self._reasons.append(reason)
 
     def on_resume(self, step: int, seconds: float) -> None:
         """Remembers how long it waited."""
-        self._pauses.append(Pause(step, self._reason, seconds))
+        self._pauses.append(Pause(step, "; then ".join(self._reasons), seconds))
+        self._reasons = []
 
     def on_train_end(self, result: TrainingResult) -> None:
         """Writes the report."""
@@ -89,7 +85,6 @@ class HtmlReport(Callback):
             seconds=seconds,
             train=self._train,
             held_out=self._held_out,
-            rows_at_once=self._rows_at_once,
             pauses=self._pauses,
             samples=found,
             machine=machine(),
@@ -100,7 +95,6 @@ class HtmlReport(Callback):
 
     def _samples(self, result: TrainingResult) -> Samples | None:
         pair = self._trainer.began_with, result.adapter
-        size = self._trainer.arguments.batch_size
         try:
             self._check()
             if self._questions:
@@ -108,7 +102,9 @@ class HtmlReport(Callback):
                     f"asking {len(self._questions)} prompts under both adapters, for the report; Ctrl-C leaves them out"
                 )
             answers = samples.ask(self._model, self._questions, *pair, self._before_question)
-            classes, changes = samples.classify(self._model, self._asked, size, *pair, self._check)
+            classes, changes = samples.classify(
+                self._model, self._asked, result.rows_at_once, *pair, self._check
+            )
         except _LeftOutError:
             return None
         return Samples(answers, classes, changes)
@@ -119,6 +115,7 @@ class HtmlReport(Callback):
             self._tell(f"asked {number} of {len(self._questions)} prompts")
 
     def _check(self) -> None:
+        self._trainer.wait_until_well()
         if self._trainer.stopping:
             raise _LeftOutError
 

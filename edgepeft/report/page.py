@@ -89,7 +89,6 @@ class Facts:
         seconds: How long the call took, evaluation included.
         train: The training data.
         held_out: The held-out data, if there was any.
-        rows_at_once: Rows of a batch that were run at once, where memory was too little for all; `None` where it was not.
         pauses: Times that the run waited.
         samples: Rows before and after; `None` where the run was not kept waiting for them.
         machine: Facts about the machine, by name.
@@ -105,7 +104,6 @@ class Facts:
     seconds: float
     train: DataSummary
     held_out: DataSummary | None
-    rows_at_once: int | None
     pauses: Sequence[Pause]
     samples: Samples | None
     machine: Mapping[str, str]
@@ -161,9 +159,9 @@ def _tiles(facts: Facts) -> Element:
         "rows a second": rate_text(result.samples_per_second),
         "tokens a second": None if result.tokens_per_second is None else rate_text(result.tokens_per_second),
         "peak memory": size_text(result.peak_memory_bytes),
-        "rows at once": None
-        if facts.rows_at_once is None
-        else f"{facts.rows_at_once} of {facts.arguments.batch_size}",
+        "rows at once": f"{result.rows_at_once} of {facts.arguments.batch_size}"
+        if result.rows_at_once < facts.arguments.batch_size
+        else None,
         "adapter": size_text(result.adapter.size),
     }
     shown = [

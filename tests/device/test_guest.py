@@ -4,6 +4,7 @@ import io
 import itertools
 import math
 import os
+import shutil
 import signal
 import threading
 import time
@@ -226,7 +227,7 @@ def test_a_supply_that_sags_whenever_something_is_computed(
         clock.now += seconds
         throttled(root, 0x50001)
         before = pauses.seconds
-        pauses.wait(len(waited), lambda: saved.append(clock.now))
+        pauses.wait(len(waited), lambda: saved.append(clock.now) is None)
         waited.append(round(pauses.seconds - before))
 
     for _ in range(8):
@@ -238,6 +239,77 @@ def test_a_supply_that_sags_whenever_something_is_computed(
     assert waited[-1] == 2, "it held for a while"
 
 
+def test_a_supply_that_sags_in_a_pause_for_heat(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel tells of it some seconds after the heat: it is told then, and the next pauses grow all the same."""
+    clock = Clock(monkeypatch)
+    readings = iter(
+        [
+            lambda: (hot(root, 81), throttled(root, 0x50005)),
+            lambda: (hot(root, 60), throttled(root, 0x50000)),
+        ]
+    )
+
+    def sleep(seconds: float) -> None:
+        clock.sleep(seconds)
+        next(readings, lambda: None)()
+
+    monkeypatch.setattr("edgepeft.guest.time.sleep", sleep)
+    monkeypatch.setattr("edgepeft.guest._STOP_SECONDS", guest.POLL_SECONDS)
+    watch = Trouble(lambda: None, lambda: None)
+    pauses = guest.Pauses(edgepeft.Guest(root=root), [watch], lambda: False)
+    hot(root, 81)
+    pauses.wait(0, lambda: False)
+    hot_line, both = (reason for kind, _, reason in (each for each in watch.told if each[0] == "pause"))
+    assert hot_line.startswith("too hot: 81.0 °C")
+    assert "slowed down by the board: under-voltage" in both
+    assert [kind for kind, *_ in watch.told] == ["pause", "pause", "resume"]
+    waited: list[int] = []
+    for step in range(1, 5):
+        throttled(root, 0x50001)
+        readings = iter([lambda: throttled(root, 0x50000)])
+        before = pauses.seconds
+        pauses.wait(step, lambda: False)
+        waited.append(round(pauses.seconds - before))
+    assert waited == [4, 8, 16, 32]
+
+
+def test_what_was_not_saved_is_saved_at_the_next_pause(root: Path) -> None:
+    """A pause before the first step has nothing to save, and keeps nobody from saving later."""
+    pauses = guest.Pauses(
+        edgepeft.Guest(root=root), [Trouble(lambda: None, lambda: hot(root, 20))], lambda: False
+    )
+    asked: list[bool] = []
+    for worth in (False, True, True):
+        hot(root, 99)
+        pauses.wait(0, lambda: asked.append(worth) or worth)  # noqa: B023 - called at once
+    assert asked == [False, True]
+
+
+@pytest.mark.parametrize("name", ["thermal", "power_supply", "devices"])
+def test_a_sensor_that_falls_silent_in_a_pause(
+    root: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Nobody knows that it is well: the run waits for a minute more, and then goes on."""
+    clock = Clock(monkeypatch)
+    pauses = guest.Pauses(edgepeft.Guest(root=root), [], lambda: False)
+    hot(root, 90)
+    throttled(root, 4)
+    on_battery(root, 5)
+    for other in {"thermal", "power_supply", "devices"} - {name}:
+        for folder in (root / "sys/class" / other, root / "sys" / other):
+            shutil.rmtree(folder, ignore_errors=True)
+    sleep = clock.sleep
+
+    def falls_silent(seconds: float) -> None:
+        sleep(seconds)
+        for folder in (root / "sys/class" / name, root / "sys" / name):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    monkeypatch.setattr("edgepeft.guest.time.sleep", falls_silent)
+    pauses.wait(0, lambda: False)
+    assert 58 <= pauses.seconds <= 64
+
+
 def test_heat_is_waited_for_as_long_as_it_takes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No longer: a small heat sink is hot again soon, and that is how it trains."""
     clock = Clock(monkeypatch)
@@ -247,8 +319,8 @@ def test_heat_is_waited_for_as_long_as_it_takes(root: Path, monkeypatch: pytest.
     for step in range(5):
         clock.now += 1
         hot(root, 81)
-        pauses.wait(step, lambda: None)
-    assert pauses.seconds == 0
+        pauses.wait(step, lambda: False)
+    assert pauses.seconds == 5 * guest.POLL_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -278,7 +350,7 @@ def test_a_limit_without_an_end_says_none() -> None:
     """No "at most inf"."""
     with pytest.raises(ArgumentError) as refused:
         edgepeft.Guest(max_temperature=0)
-    assert str(refused.value) == "max_temperature is 0.0; expected more than 0."
+    assert str(refused.value) == "max_temperature is 0.0; expected more than 5."
 
 
 def test_the_kernel_s_files_may_be_elsewhere(handmade: Path, root: Path) -> None:

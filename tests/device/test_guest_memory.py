@@ -164,8 +164,9 @@ def test_a_row_that_does_not_fit(bundles: Path, rows: Rows) -> None:
 
 def plan(chosen: edgepeft.Guest, manifest: Manifest, now: int, kept: int = 0) -> guest.MemoryPlan:
     """Of 8 rows of length 19, by a process that holds so much."""
-    settings, held = arguments(batch_size=8), Resident(now, kept)
-    return guest.plan_memory(chosen, manifest, STOCK, settings, 19, held)
+    planning = guest.Planning(chosen, manifest, STOCK, arguments(batch_size=8), Resident(now, kept))
+    planning.longer(19)
+    return planning.plan
 
 
 def test_a_row_that_does_not_fit_into_what_is_available(bundles: Path, tmp_path: Path) -> None:
@@ -207,7 +208,7 @@ def test_what_a_process_holds_besides(bundles: Path, tmp_path: Path) -> None:
     assert plan(enough, manifest, loaded + more, kept=more).rows == 8
     assert 1 <= plan(enough, manifest, loaded + more).rows < 8
     larger = plan(edgepeft.Guest(max_memory=total + more + 1), manifest, loaded + more)
-    assert larger == guest.MemoryPlan(8, total + more, total + more + 1)
+    assert larger == guest.MemoryPlan(8, total + more, total + more + 1, total - loaded)
     write(tmp_path, {"proc/meminfo": f"MemAvailable: {math.ceil((total - loaded) / KiB)} kB"})
     assert plan(edgepeft.Guest(root=tmp_path), manifest, loaded + 10 * more).rows == 8
     write(tmp_path, {"proc/meminfo": f"MemAvailable: {(total - loaded - more) // KiB + 1} kB"})
