@@ -16,6 +16,7 @@ from rich.console import Console
 import edgepeft
 from edgepeft import board, cli, estimate
 from edgepeft.engines.base import StepResult
+from edgepeft.engines.choice import choose
 from edgepeft.memory import Resident
 from edgepeft.progress import TerminalProgress
 
@@ -132,7 +133,9 @@ def test_the_command_shrinks_and_refuses(
     data.mkdir()
     for name in ("input_ids", "attention_mask", "labels"):
         np.save(data / f"{name}.npy", np.ones((8, 100), np.int64))
-    needed = {n: estimate.training_memory(edgepeft.Bundle.open(bundle).manifest, n, 100) for n in (1, 4, 8)}
+    manifest = edgepeft.Bundle.open(bundle).manifest
+    engine = choose(manifest).engine
+    needed = {n: estimate.training_memory(manifest, n, 100, engine=engine) for n in (1, 4, 8)}
 
     def run(megabytes: float) -> Any:
         fixed = ["train", bundle, "--data", data, "--output", tmp_path / "alice", "--max-steps", 1]

@@ -15,7 +15,7 @@ from training_runs import Rows, arguments, make_rows
 import edgepeft
 from edgepeft import estimate, guest
 from edgepeft.engines.base import StepResult
-from edgepeft.engines.choice import STOCK
+from edgepeft.engines.choice import STOCK, choose
 from edgepeft.errors import MemoryLimitError
 from edgepeft.limits import KiB
 from edgepeft.manifest import Manifest
@@ -34,9 +34,10 @@ def rows() -> Rows:
 
 
 def total(bundle: Path, rows: Rows, batch_size: int) -> int:
-    """What a training is expected to take."""
+    """What a training is expected to take on the engine that runs here."""
     longest = max(len(row["labels"]) for row in rows)
-    found = estimate.training_memory(edgepeft.Bundle.open(bundle).manifest, batch_size, longest)
+    manifest = edgepeft.Bundle.open(bundle).manifest
+    found = estimate.training_memory(manifest, batch_size, longest, engine=choose(manifest).engine)
     assert found is not None
     return int(found.total)
 
@@ -223,7 +224,7 @@ import edgepeft, numpy as np
 rows = [{{name: np.ones(19, np.int64) for name in ("input_ids", "attention_mask", "labels")}}] * 8
 model = edgepeft.load({str(bundles / "tiny-llama")!r})
 held = edgepeft.memory.resident().now
-found = edgepeft.estimate.training_memory(model.bundle.manifest, 8, 19)
+found = edgepeft.estimate.training_memory(model.bundle.manifest, 8, 19, engine=model.engine.name)
 limit = int(found.total + max(0, held - found.loaded)) + (1 << 20)
 settings = edgepeft.TrainingArguments(batch_size=8, max_steps=2)
 told = []

@@ -415,7 +415,7 @@ def test_a_run_in_parts(bundles: Path, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("edgepeft.memory.resident", lambda: Resident(0, 0))
     model = edgepeft.load(bundles / "tiny-llama")
     ids = np.ones((8, 100), np.int64)
-    found = estimate.training_memory(model.bundle.manifest, 4, 100)
+    found = estimate.training_memory(model.bundle.manifest, 4, 100, engine=model.engine.name)
     assert found is not None
     trainer = edgepeft.Trainer(model, edgepeft.TrainingArguments(max_steps=1, batch_size=8))
     report = edgepeft.HtmlReport(tmp_path / "report.html", trainer)
