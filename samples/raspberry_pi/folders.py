@@ -173,8 +173,8 @@ def move(path: Path, folder: Path) -> Path:
     return target
 
 
-def gather(rows: Iterable[tuple[str, Path]], target: Path) -> int:
-    """Copies images into a folder of classes, under names that tell where they are from.
+def gather(files: Iterable[tuple[Path, str]], target: Path) -> int:
+    """Makes a folder of classes with copies of images, under names that tell where they are from.
 
     Copies: a system that protects links lets nobody link what somebody else has put there.
 
@@ -183,7 +183,7 @@ def gather(rows: Iterable[tuple[str, Path]], target: Path) -> int:
     """
     shutil.rmtree(target, ignore_errors=True)
     count = 0
-    for label, path in rows:
+    for path, label in files:
         place = target / label / f"{path.parent.parent.name}-{path.name}"
         place.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):

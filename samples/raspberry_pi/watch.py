@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import warnings
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ class Reader:
         self._corrections = Corrections(watched, self._labels, self._decode, view.event)
         self._examples = Collection(watched.examples, self._labels, self._decode, view.event)
         self._held_out = Collection(watched.held_out, self._labels, self._decode, view.event)
-        self._failed: dict[Path, str] = {}  # corrections that could not be learned from
+        self._failed: set[Path] = set()  # corrections that could not be learned from
         self._retry = 0.0  # when it is tried again, by the monotonic clock
         self._stuck: set[Path] = set()  # those that were learned from, and cannot be moved
         self._told = ""
@@ -111,11 +112,12 @@ class Reader:
         if self._training is not None and not self._training.is_alive():
             self._training = None
             self._view.refresh(doing=IDLE)
-        waiting = {path: name for path, name in self._corrections.look().items() if path not in self._stuck}
+        found = self._corrections.look()
+        waiting = found.keys() - self._stuck
         self._view.refresh(corrections=(len(waiting), self._enough))
         due = waiting != self._failed or time.monotonic() >= self._retry
         if len(waiting) >= self._enough and due and self._training is None:
-            self._training = threading.Thread(target=self._learn, args=(waiting,), name="learning")
+            self._training = threading.Thread(target=self._learn, args=(found,), name="learning")
             self._training.start()
 
     def score(self) -> None:
@@ -172,7 +174,8 @@ class Reader:
         except _Ended:
             pass
         except (edgepeft.EdgepeftError, OSError) as error:
-            self._failed, self._retry = taken, time.monotonic() + RETRY_SECONDS
+            self._failed = taken.keys() - self._stuck
+            self._retry = time.monotonic() + RETRY_SECONDS
             self._view.event(
                 f"could not learn: {reason(error)}. It tries again in {RETRY_SECONDS / 60:.0f} minutes,"
                 " or when the corrections change"
@@ -181,8 +184,8 @@ class Reader:
             shutil.rmtree(work, ignore_errors=True)
 
     def _train(self, work: Path, taken: dict[Path, str]) -> None:
-        examples = ((name, path) for name, path, _ in self._examples.look())
-        count = gather(examples, work) + gather(((name, path) for path, name in taken.items()), work)
+        examples = ((path, name) for name, path, _ in self._examples.look())
+        count = gather(chain(examples, taken.items()), work)
         self._view.event(f"learning from {count} images, {len(taken)} of them corrections")
         self._view.refresh(doing="learning")
         trainer = self._trainer = edgepeft.Trainer(edgepeft.load(self.model.bundle), self._arguments)
@@ -190,21 +193,23 @@ class Reader:
         result = trainer.fit(work, callbacks=[told], guest=guest())
         if result.stop_reason == "stopped":
             return
-        self._take(result)
-        self._keep(taken)
+        self._take(result, taken)
 
-    def _take(self, result: edgepeft.TrainingResult) -> None:
-        """Reads with what was learned from now on, unless it reads fewer of the held-out images."""
+    def _take(self, result: edgepeft.TrainingResult, taken: dict[Path, str]) -> None:
+        """Reads with what was learned from now on, unless that reads fewer of the held-out images."""
         self.model.add_adapter("new", result.adapter)
         scores = self._scores(None, "new")
-        if scores and scores[1] < scores[0]:
+        worse = bool(scores) and scores[1] < scores[0]
+        if not worse:
+            result.adapter.save(self.watched.adapter)
+            self.model.use("new")
+        self._keep(taken)
+        if worse:
             self._view.event(
                 f"learned in {result.seconds:.1f} s; but that reads {scores[1]:.1f} % of the held-out images rightly,"
                 f" and what is in use {scores[0]:.1f} %: it stays in use, and the next training learns from these, too"
             )
             return
-        result.adapter.save(self.watched.adapter)
-        self.model.use("new")
         self._view.event(f"learned in {result.seconds:.1f} s, kept in {self.watched.adapter}")
         if scores:
             self._tell_score(scores[1])
@@ -217,10 +222,11 @@ class Reader:
             except FileNotFoundError:  # somebody has moved it meanwhile
                 continue
             except OSError as error:
-                self._stuck |= {path}
-                self._view.event(
-                    f"could not make {path} an example: {error.strerror or error}; it stays there"
-                )
+                if path not in self._stuck:
+                    self._stuck |= {path}
+                    self._view.event(
+                        f"could not make {path} an example: {error.strerror or error}; it stays there"
+                    )
 
 
 def _folder(text: str) -> Path:
