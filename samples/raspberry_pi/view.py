@@ -1,5 +1,6 @@
 """What the reader is doing: one screen on a terminal that changes, or a line for each event elsewhere."""
 
+import errno
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -46,7 +47,7 @@ class View:
 
     def __init__(self, title: str) -> None:
         self.state = State()
-        self.lost: BaseException | None = None
+        self.lost: OSError | None = None
         self._title = title
         self._lock = threading.RLock()
         self._events: deque[str] = deque(maxlen=_LINES)
@@ -85,8 +86,10 @@ class View:
         if self.lost is None:
             try:
                 show()
-            except (OSError, SystemExit) as error:  # rich would end the program when a pipe breaks
+            except OSError as error:
                 self.lost = error
+            except SystemExit:  # so rich would end the program
+                self.lost = BrokenPipeError(errno.EPIPE, "Nobody reads it any more")
 
     def _drawing(self) -> Group:
         state = self.state
