@@ -42,9 +42,8 @@ sample-text-categories: $(DEVICE)/.ready $(EXPORT)/.ready
 	@$(EXPORT)/bin/python samples/text_categories/workstation.py $(SAMPLES)/text-categories
 	@$(DEVICE)/bin/python samples/text_categories/device.py $(SAMPLES)/text-categories $(SAMPLES)/text-categories-adapted
 
-raspberry-pi: $(SAMPLES)/raspberry_pi
-
-$(SAMPLES)/raspberry_pi: | $(SAMPLES)/digits/bundle
+# Made anew each time: what goes to the board is the program and the package as they are now.
+raspberry-pi: $(DEVICE)/.ready $(SAMPLES)/digits/bundle
 	@PYTHONPATH=. $(EXPORT)/bin/python samples/raspberry_pi/workstation.py $(SAMPLES)/raspberry_pi $(SAMPLES)/digits
 
 test: export EDGEPEFT_TEST_BUNDLES := $(BUNDLES)
@@ -60,7 +59,7 @@ test: $(DEVICE)/.ready $(ORT)/.ready $(EXPORT)/.ready
 	@echo "== all tests on the workstation's environment"
 	@$(EXPORT)/bin/python -m pytest -q tests
 
-test-arm64: $(DEVICE)/.ready $(BUNDLES)/reference $(SAMPLES)/raspberry_pi
+test-arm64: $(BUNDLES)/reference raspberry-pi
 	@$(DEVICE)/bin/python tools/arm64/suite.py $(BUNDLES) $(SAMPLES)/raspberry_pi
 
 $(BUNDLES)/reference: | $(EXPORT)/.ready

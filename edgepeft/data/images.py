@@ -141,7 +141,7 @@ def load_image(path: Path, info: ImageInfo, pillow: ModuleType | None = None) ->
             r" <_io\.BytesIO object at 0x[0-9a-f]+>", "", str(error)
         )  # Pillow's name for what it was given
         raise DataError(
-            f"{path}: is no image that can be read: {told}. Save it again, or remove it."
+            f"{path}: is no image that can be read: {told.rstrip('.')}. Save it again, or remove it."
         ) from error
     scaled = pixels.astype(np.float32) / np.float32(255)
     mean, std = (np.array(values, np.float32).reshape(-1, 1, 1) for values in (info.mean, info.std))

@@ -1,12 +1,17 @@
 """What lies in the watched folder, as plain functions on files: the rest of the sample is on top of them."""
 
+import contextlib
+import fcntl
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-#: What a camera or scanner writes; see docs/data.md.
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".pgm", ".ppm"}
+from edgepeft.data.encode import class_index, written_label
+from edgepeft.data.images import SUFFIXES
+from edgepeft.errors import DataError, EdgepeftError
+from edgepeft.labels import listed
 
 
 @dataclass(frozen=True)
@@ -51,29 +56,109 @@ class Watched:
 
     @property
     def unreadable(self) -> Path:
-        """Files that are no images."""
+        """Images that cannot be decoded."""
         return self.root / "unreadable"
 
-    def make(self, labels: tuple[str, ...]) -> None:
-        """Makes the folders that somebody puts images into."""
-        self.inbox.mkdir(parents=True, exist_ok=True)
-        for label in labels:
-            (self.corrected / label).mkdir(parents=True, exist_ok=True)
+    def make(self, labels: tuple[str, ...]) -> bool:
+        """Makes the folders that somebody puts images into, as far as they are missing.
+
+        Returns:
+            Whether the root is new, too. What that is in must be there.
+        """
+        new = not self.root.is_dir()
+        self.root.mkdir(exist_ok=True)
+        for folder in (self.inbox, *(self.corrected / label for label in labels)):
+            folder.mkdir(parents=True, exist_ok=True)
+        return new
+
+
+def lock(folder: Path) -> None:
+    """Takes a folder for this program, until it ends.
+
+    Raises:
+        EdgepeftError: Another has it.
+    """
+    file = os.open(folder / ".lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o664)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(file)
+        raise EdgepeftError(
+            f"{folder}: another reader watches it. End that one, or take another folder."
+        ) from error
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, in words, without a stop at the end."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error).rstrip(".")
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What is in a folder, by name; hidden things, which are being written, left out."""
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as found:
+        return sorted(
+            (entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name
+        )
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    with contextlib.suppress(OSError):  # a link to itself
+        return entry.is_dir()
+    return False
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    with contextlib.suppress(OSError):
+        return entry.name.lower().endswith(SUFFIXES) and entry.is_file()
+    return False
 
 
 def images(folder: Path) -> list[Path]:
-    """The images right in a folder, by name; hidden ones, which are being written, left out."""
-    found = folder.iterdir() if folder.is_dir() else iter(())
-    return sorted(
-        path for path in found if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
-    )
+    """The images right in a folder, by name."""
+    return [Path(entry.path) for entry in _entries(folder) if _is_image(entry)]
 
 
 def by_class(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Images in the folders of classes, with the class."""
-    for inside in sorted(folder.iterdir()) if folder.is_dir() else ():
-        for path in images(inside):
-            yield inside.name, path
+    """Images in the folders of classes, with the folder's name."""
+    for inside in _entries(folder):
+        if _is_folder(inside):
+            for path in images(Path(inside.path)):
+                yield inside.name, path
+
+
+def class_of(name: str, labels: Sequence[str]) -> int | None:
+    """The number of the class that a folder is named after, by its name or number; `None` if there is none."""
+    try:
+        return class_index(written_label(name, labels), labels)
+    except DataError:
+        return None
+
+
+def strays(folder: Path) -> Iterator[tuple[Path, str]]:
+    """What lies among images and is passed over, and why."""
+    for entry in _entries(folder):
+        if _is_folder(entry):
+            yield Path(entry.path), "is a folder, and is passed over; only images are expected here."
+        elif not _is_image(entry):
+            kinds = ", ".join(SUFFIXES)
+            yield Path(entry.path), f"is no image file by its name, and is passed over; expected {kinds}."
+
+
+def class_strays(folder: Path, labels: Sequence[str]) -> Iterator[tuple[Path, str]]:
+    """The same of a folder of classes."""
+    for entry in _entries(folder):
+        path = Path(entry.path)
+        if not _is_folder(entry):
+            yield path, "is in no folder of a class, and is passed over. Move it into one."
+        elif class_of(entry.name, labels) is None:
+            known = listed(labels, "numbers from 0")
+            yield path, f"is no class, and is passed over; the model knows {known}. Rename it."
+        else:
+            yield from strays(path)
 
 
 def move(path: Path, folder: Path) -> Path:
@@ -88,20 +173,20 @@ def move(path: Path, folder: Path) -> Path:
     return target
 
 
-def gather(watched: Watched, target: Path) -> int:
-    """Makes a folder of all that is to be learned from: examples and corrections, by class.
+def gather(files: Iterable[tuple[Path, str]], target: Path) -> int:
+    """Makes a folder of classes with copies of images, under names that tell where they are from.
 
     Copies: a system that protects links lets nobody link what somebody else has put there.
 
     Returns:
-        How many images are in it.
+        How many; one that is gone meanwhile is left out.
     """
     shutil.rmtree(target, ignore_errors=True)
     count = 0
-    for source in (watched.examples, watched.corrected):
-        for label, path in by_class(source):
-            place = target / label / f"{source.name}-{path.name}"
-            place.parent.mkdir(parents=True, exist_ok=True)
+    for path, label in files:
+        place = target / label / f"{path.parent.parent.name}-{path.name}"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
             shutil.copyfile(path, place)
             count += 1
     return count

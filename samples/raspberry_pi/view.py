@@ -1,5 +1,6 @@
 """What the reader is doing: one screen on a terminal that changes, or a line for each event elsewhere."""
 
+import errno
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -28,7 +29,7 @@ class State:
         doing: What is going on.
         read: Images read since the start.
         corrections: Corrections that wait to be learned from, of so many that make it worth the while.
-        scores: Per cent of held-out images that were read rightly, at first and after each training.
+        scores: Per cent of held-out images that were read rightly, at first and now.
     """
 
     doing: str = IDLE
@@ -38,10 +39,15 @@ class State:
 
 
 class View:
-    """Shows a state and events, from several threads."""
+    """Shows a state and events, from several threads.
+
+    Attributes:
+        lost: Why nothing can be shown any more: the terminal is gone, or a disk is full.
+    """
 
     def __init__(self, title: str) -> None:
         self.state = State()
+        self.lost: OSError | None = None
         self._title = title
         self._lock = threading.RLock()
         self._events: deque[str] = deque(maxlen=_LINES)
@@ -54,7 +60,7 @@ class View:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._live is not None:
+        if self._live is not None and self.lost is None:
             self._live.stop()
 
     def event(self, text: str) -> None:
@@ -62,7 +68,7 @@ class View:
         with self._lock:
             self._events.append(text)
             if self._live is None:
-                self._console.print(Text(text), soft_wrap=True)
+                self._write(lambda: self._console.print(Text(text), soft_wrap=True))
             self.refresh()
 
     def refresh(self, **changes: Any) -> None:
@@ -72,17 +78,29 @@ class View:
             for name, value in new.items():
                 setattr(self.state, name, value)
             if self._live is not None and (new or not changes):  # drawing anew costs more than looking
-                self._live.update(self._drawing(), refresh=True)
+                live, drawing = self._live, self._drawing()
+                self._write(lambda: live.update(drawing, refresh=True))
+
+    def _write(self, show: Callable[[], None]) -> None:
+        """Shows something; a training must not end because nobody sees it."""
+        if self.lost is None:
+            try:
+                show()
+            except OSError as error:
+                self.lost = error
+            except SystemExit:  # so rich would end the program
+                self.lost = BrokenPipeError(errno.EPIPE, "Nobody reads it any more")
 
     def _drawing(self) -> Group:
         state = self.state
         waiting, enough = state.corrections
         table = Table(title=self._title, show_header=False, box=None, title_justify="left")
         table.add_row("doing", Text(state.doing))
-        table.add_row("read", f"{state.read} images")
-        table.add_row("corrections", f"{waiting} of {enough}")
+        table.add_row("read", f"{state.read} image{'s' * (state.read != 1)}")
+        table.add_row("corrections", f"{waiting} waiting, {enough} start a training")
         if state.scores:
-            table.add_row("held-out score", " -> ".join(f"{score:.1f} %" for score in state.scores))
+            first, now = state.scores[0], state.scores[-1]
+            table.add_row("held-out score", f"{now:.1f} %, {first:.1f} % at first")
         return Group(table, *(Text(f"  {line}", style="dim") for line in self._events))
 
 

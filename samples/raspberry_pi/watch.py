@@ -4,27 +4,37 @@ Usage: python -m samples.raspberry_pi.watch BUNDLE FOLDER [--corrections 8] [--e
 
 New images are put into FOLDER/inbox; each goes to FOLDER/read/<class>. A wrong one is moved, by hand, to
 FOLDER/corrected/<right class>. When so many corrections wait, it learns from them and from FOLDER/examples/<class>,
-goes on reading meanwhile, and then reads with what it has learned, which is in FOLDER/adapter. Ctrl-C ends it.
+goes on reading meanwhile, and then reads with what it has learned, which is in FOLDER/adapter, unless that reads fewer
+of the images in FOLDER/held_out/<class> than before. Ctrl-C ends it.
 """
 
 import argparse
+import os
 import shutil
 import signal
 import sys
 import threading
 import time
+import warnings
+from itertools import chain
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 import edgepeft
 from edgepeft import board
 from edgepeft.data.images import load_image
-from samples.raspberry_pi.folders import Watched, by_class, gather, move
-from samples.raspberry_pi.inbox import Inbox
+from edgepeft.tensors import Array
+from samples.raspberry_pi.folders import Watched, class_of, gather, lock, move, reason
+from samples.raspberry_pi.inbox import Collection, Corrections, Inbox
 from samples.raspberry_pi.view import IDLE, Learning, View
 
 #: Seconds between two looks at the folder.
 _LOOK_SECONDS = 1.0
+
+#: Seconds after which it tries again to learn from what it could not learn from.
+RETRY_SECONDS = 300.0
 
 #: Bytes that the program may take while it learns: MemoryMax of the service, for kernels that do not enforce that.
 MAX_MEMORY = 400 << 20
@@ -39,6 +49,10 @@ def guest(root: Path = board.ROOT) -> edgepeft.Guest:
     available = board.available_memory(root)
     less = available is not None and available < MAX_MEMORY
     return edgepeft.Guest(max_memory=None if less else MAX_MEMORY, root=root)
+
+
+class _Ended(Exception):  # noqa: N818 - nothing went wrong
+    """It was told to end in the middle of something."""
 
 
 class Reader:
@@ -66,13 +80,19 @@ class Reader:
         self._image = model.bundle.manifest.image
         recommended: dict[str, Any] = dict(model.bundle.manifest.training) | settings
         self._arguments = edgepeft.TrainingArguments(**recommended)
+        self._labels = tuple(model.labels or ())
         self._trainer: edgepeft.Trainer | None = None
         self._training: threading.Thread | None = None
         self._inbox = Inbox(watched, self._classify, view.event)
+        self._corrections = Corrections(watched, self._labels, self._decode, view.event)
+        self._examples = Collection(watched.examples, self._labels, self._decode, view.event)
+        self._held_out = Collection(watched.held_out, self._labels, self._decode, view.event)
         self._failed: set[Path] = set()  # corrections that could not be learned from
+        self._retry = 0.0  # when it is tried again, by the monotonic clock
         self._stuck: set[Path] = set()  # those that were learned from, and cannot be moved
         self._told = ""
         self.stopping = False
+        view.refresh(corrections=(0, enough))
 
     def look(self) -> None:
         """Does what there is to do, once; an error of the folders is told when it is new."""
@@ -82,26 +102,35 @@ class Reader:
         except OSError as error:
             if str(error) != self._told:
                 self._told = str(error)
-                self._view.event(f"could not look into {self.watched.root}: {error}")
+                self._view.event(f"could not look into {self.watched.root}: {reason(error)}")
 
     def _look(self) -> None:
+        if self.watched.make(self._labels):
+            self._view.event(f"{self.watched.root} is new: images are waited for in {self.watched.inbox}")
         for _ in self._inbox.look():
             self._view.refresh(read=self._view.state.read + 1)
-        waiting = {path for _, path in by_class(self.watched.corrected)} - self._stuck
-        self._view.refresh(corrections=(len(waiting), self._enough))
         if self._training is not None and not self._training.is_alive():
             self._training = None
             self._view.refresh(doing=IDLE)
-        if len(waiting) >= self._enough and waiting != self._failed and self._training is None:
-            self._training = threading.Thread(target=self._learn, name="learning")
+        found = self._corrections.look()
+        waiting = found.keys() - self._stuck
+        self._view.refresh(corrections=(len(waiting), self._enough))
+        due = waiting != self._failed or time.monotonic() >= self._retry
+        if len(waiting) >= self._enough and due and self._training is None:
+            self._training = threading.Thread(target=self._learn, args=(found,), name="learning")
             self._training.start()
 
     def score(self) -> None:
         """Measures the model on the held-out images, if there are any."""
-        if self.watched.held_out.is_dir():
-            accuracy = 100 * self.model.evaluate(self.watched.held_out, batch_size=32)["accuracy"]
-            self._view.refresh(scores=[*self._view.state.scores, accuracy])
-            self._view.event(f"{accuracy:.1f} % of the held-out images are read rightly")
+        try:
+            scores = self._scores(None)
+        except _Ended:
+            return
+        except (edgepeft.EdgepeftError, OSError) as error:
+            self._view.event(f"could not measure: {reason(error)}")
+        else:
+            if scores:
+                self._tell_score(scores[0])
 
     def stop(self) -> None:
         """Asks it to end; for signals: nothing else is done, since a lock may be held when one comes."""
@@ -115,24 +144,48 @@ class Reader:
         if self._training is not None:
             self._training.join()
 
-    def _classify(self, path: Path) -> edgepeft.Classification:
-        row = {self._image.input: load_image(path, self._image)}
-        return next(self.model.classify([row]))
+    def _decode(self, path: Path) -> Array:
+        return load_image(path, self._image)
 
-    def _learn(self) -> None:
-        """Trains on all there is, from the bundle's own adapter; what was learned from becomes an example."""
+    def _classify(self, path: Path) -> edgepeft.Classification:
+        return next(self.model.classify([{self._image.input: self._decode(path)}]))
+
+    def _scores(self, *adapters: str | None) -> list[float]:
+        """Per cent of the held-out images that are read rightly under each adapter; none without any image."""
+        right, count = [0] * len(adapters), 0
+        for name, _, image in self._held_out.look():
+            if self.stopping:
+                raise _Ended
+            count += 1
+            for index, adapter in enumerate(adapters):
+                found = next(self.model.classify([{self._image.input: image}], adapter=adapter))
+                right[index] += found.index == class_of(name, self._labels)
+        return [100 * some / count for some in right if count]
+
+    def _tell_score(self, score: float) -> None:
+        self._view.refresh(scores=[*self._view.state.scores[:1], score])
+        self._view.event(f"{score:.1f} % of the held-out images are read rightly")
+
+    def _learn(self, taken: dict[Path, str]) -> None:
+        """Trains on all there is, from the bundle's own adapter."""
         work = self.watched.root / ".learning"
-        taken = list(by_class(self.watched.corrected))
         try:
             self._train(work, taken)
+        except _Ended:
+            pass
         except (edgepeft.EdgepeftError, OSError) as error:
-            self._failed = {path for _, path in taken} - self._stuck  # until there are others
-            self._view.event(f"could not learn: {error}")
+            self._failed = taken.keys() - self._stuck
+            self._retry = time.monotonic() + RETRY_SECONDS
+            self._view.event(
+                f"could not learn: {reason(error)}. It tries again in {RETRY_SECONDS / 60:.0f} minutes,"
+                " or when the corrections change"
+            )
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
-    def _train(self, work: Path, taken: list[tuple[str, Path]]) -> None:
-        count = gather(self.watched, work)
+    def _train(self, work: Path, taken: dict[Path, str]) -> None:
+        examples = ((path, name) for name, path, _ in self._examples.look())
+        count = gather(chain(examples, taken.items()), work)
         self._view.event(f"learning from {count} images, {len(taken)} of them corrections")
         self._view.refresh(doing="learning")
         trainer = self._trainer = edgepeft.Trainer(edgepeft.load(self.model.bundle), self._arguments)
@@ -140,61 +193,108 @@ class Reader:
         result = trainer.fit(work, callbacks=[told], guest=guest())
         if result.stop_reason == "stopped":
             return
-        result.adapter.save(self.watched.adapter)
-        self._keep(taken)
-        self.model.use(result.adapter)
-        self._view.event(f"learned in {result.seconds:.1f} s, kept in {self.watched.adapter}")
-        self.score()
+        self._take(result, taken)
 
-    def _keep(self, taken: list[tuple[str, Path]]) -> None:
+    def _take(self, result: edgepeft.TrainingResult, taken: dict[Path, str]) -> None:
+        """Reads with what was learned from now on, unless that reads fewer of the held-out images."""
+        self.model.add_adapter("new", result.adapter)
+        scores = self._scores(None, "new")
+        worse = bool(scores) and scores[1] < scores[0]
+        if not worse:
+            result.adapter.save(self.watched.adapter)
+            self.model.use("new")
+        self._keep(taken)
+        if worse:
+            self._view.event(
+                f"learned in {result.seconds:.1f} s; but that reads {scores[1]:.1f} % of the held-out images rightly,"
+                f" and what is in use {scores[0]:.1f} %: it stays in use, and the next training learns from these, too"
+            )
+            return
+        self._view.event(f"learned in {result.seconds:.1f} s, kept in {self.watched.adapter}")
+        if scores:
+            self._tell_score(scores[1])
+
+    def _keep(self, taken: dict[Path, str]) -> None:
         """Corrections that were learned from become examples; one that cannot be moved counts no more."""
-        for label, path in taken:
+        for path, name in taken.items():
             try:
-                move(path, self.watched.examples / label)
+                move(path, self.watched.examples / name)
             except FileNotFoundError:  # somebody has moved it meanwhile
                 continue
             except OSError as error:
-                self._stuck |= {path}
-                self._view.event(
-                    f"could not make {path} an example: {error.strerror or error}; it stays there"
-                )
+                if path not in self._stuck:
+                    self._stuck |= {path}
+                    self._view.event(
+                        f"could not make {path} an example: {error.strerror or error}; it stays there"
+                    )
 
 
-def main() -> None:
-    """Watches until it is told to end."""
+def _folder(text: str) -> Path:
+    """A folder, or a name for one."""
+    path = Path(text)
+    if not path.is_dir() and (path.exists() or not path.absolute().parent.is_dir()):
+        raise argparse.ArgumentTypeError(f"{text}: expected a folder, or a new name in one that exists")
+    return path
+
+
+def _count(text: str) -> int:
+    """A number from 1 on."""
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number, at least 1")
+    return int(text)
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--corrections", type=int, default=8, help="how many make a training worth the while")
-    parser.add_argument("--epochs", type=int, help="of a training; by default the bundle's own")
-    options = parser.parse_args()
+    parser.add_argument("folder", type=_folder)
+    parser.add_argument(
+        "--corrections", type=_count, default=8, help="how many make a training worth the while"
+    )
+    parser.add_argument("--epochs", type=_count, help="of a training; by default the bundle's own")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Watches until it is told to end."""
+    options = _options()
+    # What is too large is refused in a line of its own.
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     settings = {} if options.epochs is None else {"epochs": options.epochs}
     watched = Watched(options.folder)
     adapter = watched.adapter if watched.adapter.is_dir() else None
     model = edgepeft.load(options.bundle, adapter)
-    watched.make(model.labels or ())
-    title = f"{model.bundle.manifest.model.name} in {options.folder}"
-    with View(title) as view:
-        reader = Reader(model, watched, view, options.corrections, **settings)
+    view = View(f"{model.bundle.manifest.model.name} in {options.folder}")
+    reader = Reader(model, watched, view, options.corrections, **settings)
+    new = watched.make(tuple(model.labels or ()))
+    lock(watched.root)
+    with view:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: reader.stop())
         view.event(
-            f"put images into {watched.inbox}; move wrong ones from {watched.read} to {watched.corrected}"
+            f"{'made the folder; ' * new}put images into {watched.inbox};"
+            f" move wrong ones from {watched.read} to {watched.corrected}"
         )
         reader.score()
         try:
-            while not reader.stopping:
+            while not reader.stopping and view.lost is None:
                 reader.look()
                 time.sleep(_LOOK_SECONDS)
         finally:
             reader.join()
+        view.refresh(doing="ended")
         view.event("ended")
+    if view.lost is not None:
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # what is left cannot be written either
+        raise edgepeft.EdgepeftError(f"could not write what it does: {reason(view.lost)}.")
 
 
 if __name__ == "__main__":
     try:
         main()
-    except edgepeft.EdgepeftError as error:
-        sys.exit(f"Error: {error}")
+    except (edgepeft.EdgepeftError, OSError) as error:
+        sys.exit(f"Error: {reason(error)}.")

@@ -35,10 +35,7 @@ def write_images(data: Path, part: str, folder: Path, most: int | None = None) -
 
 
 def main(folder: Path, digits: Path) -> None:
-    """Does all of it, unless it was done before."""
-    if folder.exists():
-        print(f"== {folder} is there already; remove it to make it again")
-        return
+    """Does all of it; what was made before is replaced."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(digits / "bundle", partial / "bundle")
@@ -54,6 +51,7 @@ def main(folder: Path, digits: Path) -> None:
     options = ["--quiet", "--no-deps", "--no-build-isolation", f"--wheel-dir={partial}"]
     command = [sys.executable, "-m", "pip", "wheel", *options, str(_ROOT)]
     subprocess.run(command, check=True)  # noqa: S603 - our own words
+    shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     print(f"== {folder} goes to the board")
 

@@ -12,10 +12,10 @@ import pytest
 from pi_reader import line, reader
 
 import edgepeft
-from samples.raspberry_pi import watch
-from samples.raspberry_pi.folders import Watched, gather
+from samples.raspberry_pi import inbox, watch
+from samples.raspberry_pi.folders import Watched, by_class, gather
 from samples.raspberry_pi.view import View
-from samples.raspberry_pi.watch import MAX_MEMORY, Reader
+from samples.raspberry_pi.watch import MAX_MEMORY, RETRY_SECONDS, Reader
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def _reader(board: Path, folder: Path, epochs: int = 1) -> Reader:
 
 def _looks(found: Reader) -> None:
     """Some, each with the training that it starts."""
-    for _ in range(3):
+    for _ in range(4):
         found.look()
         if found._training is not None:
             found._training.join()
@@ -50,9 +50,14 @@ def _looks(found: Reader) -> None:
 
 def test_what_is_learned_from_is_copied(folder: Path, tmp_path: Path) -> None:
     """A system that protects links lets nobody link what somebody else has put there."""
-    count = gather(Watched(folder), tmp_path / "all")
+    watched = Watched(folder)
+    files = [
+        (path, name) for place in (watched.examples, watched.corrected) for name, path in by_class(place)
+    ]
+    gone = (folder / "corrected" / "two" / "gone.png", "two")
+    assert gather([*files, gone], tmp_path / "all") == len(files)
     found = list((tmp_path / "all").glob("*/*.png"))
-    assert len(found) == count > 1
+    assert len(found) == len(files) > 1
     assert {path.stat().st_nlink for path in found} == {1}
 
 
@@ -80,6 +85,7 @@ def test_a_training_that_runs_ends_after_its_step(
     monkeypatch.setattr(watch.Learning, "on_step_end", told)
     found = _reader(board, folder, epochs=200)
     found.look()
+    found.look()
     assert running.wait(60)
     found.stop()
     found.join()
@@ -103,15 +109,14 @@ def test_an_error_of_the_disk_while_it_learns(
 ) -> None:
     """Is told once, and the reader goes on."""
 
-    def full(_: Watched, target: Path) -> int:
+    def full(_: object, target: Path) -> int:
         raise OSError(28, "No space left on device", str(target))
 
     monkeypatch.setattr(watch, "gather", full)
     found = _reader(board, folder)
-    for _ in range(3):
-        found.look()
-        found.join()
-    assert capsys.readouterr().out.count("could not learn: [Errno 28] No space left on device") == 1
+    _looks(found)
+    why = f"could not learn: {folder / '.learning'}: No space left on device. It tries again in 5 minutes, or"
+    assert capsys.readouterr().out.count(why) == 1
     shutil.copy(shot(board), folder / "inbox")
     for _ in range(2):
         found.look()
@@ -130,17 +135,17 @@ def test_a_folder_that_cannot_be_looked_into(
 
     for _ in range(2):
         with monkeypatch.context() as patch:
-            patch.setattr(watch, "by_class", gone)
+            patch.setattr(inbox, "by_class", gone)
             found.look()
             found.look()
         found.look()
-    assert capsys.readouterr().out.count(f"could not look into {folder}: [Errno 13]") == 2
+    assert capsys.readouterr().out.count(f"could not look into {folder}: {folder}: Permission denied") == 2
 
 
 def test_a_correction_that_cannot_be_moved_is_learned_once(
     board: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It would start one training after another; so would one beside it that cannot be learned from."""
+    """It would start one training after another."""
 
     def refused(path: Path, _: Path) -> Path:
         raise PermissionError(13, "Permission denied", str(path))
@@ -150,10 +155,171 @@ def test_a_correction_that_cannot_be_moved_is_learned_once(
     _looks(found)
     told = capsys.readouterr().out
     assert told.count("could not make") == told.count("learning from") == 1
-    (folder / "corrected" / "eleven").mkdir()
-    shutil.copy(shot(board), folder / "corrected" / "eleven")
+
+
+def _refusing(*_: object) -> int:
+    raise PermissionError(13, "Permission denied", "there")
+
+
+def test_a_correction_that_stays_is_learned_from_again(
+    board: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the next, since each training begins anew; and a failure beside it is told once."""
+    move = watch.move
+
+    def refused(path: Path, place: Path) -> Path:
+        return _refusing() if path.parent.name == "two" else move(path, place)
+
+    monkeypatch.setattr(watch, "move", refused)
+    found = _reader(board, folder)
     _looks(found)
-    assert capsys.readouterr().out.count("could not learn") == 1
+    shutil.copy(shot(board), folder / "corrected" / "seven")
+    with monkeypatch.context() as patch:
+        patch.setattr(watch, "gather", _refusing)
+        _looks(found)
+    told = capsys.readouterr().out
+    assert (told.count("1 of them corrections"), told.count("could not learn")) == (1, 1)
+    found._retry = 0.0
+    _looks(found)
+    told = capsys.readouterr().out
+    assert told.count("2 of them corrections") == told.count("learning from") == 1
+    assert "could not make" not in told
+
+
+def test_a_passing_failure_is_tried_again(
+    board: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After a while, and not at each look."""
+    found = _reader(board, folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(watch, "gather", _refusing)
+        _looks(found)
+    assert (
+        capsys.readouterr().out.count("could not learn: there: Permission denied. It tries again in 5") == 1
+    )
+    _looks(found)
+    assert "learn" not in capsys.readouterr().out
+    found._retry -= RETRY_SECONDS
+    _looks(found)
+    assert "learned in" in capsys.readouterr().out
+
+
+def test_what_reads_worse_is_not_used(
+    board: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The one in use stays, its score is not told anew, and the corrections are kept for the next training."""
+    found = _reader(board, folder)
+    monkeypatch.setattr(found, "_scores", lambda *names: [50.0, 49.5][: len(names)])
+    before = found.model.adapter
+    found.score()
+    _looks(found)
+    told = capsys.readouterr().out
+    assert "that reads 49.5 % of the held-out images rightly, and what is in use 50.0 %: it stays" in told
+    assert told.count("are read rightly") == 1
+    assert found.model.adapter is before
+    assert not (folder / "adapter").exists()
+    assert (folder / "examples" / "two" / shot(board).name).exists()
+
+
+@pytest.mark.parametrize("score", [50.0, None])
+def test_what_reads_as_well_is_used(
+    board: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, score: float | None
+) -> None:
+    """And so is everything without held-out images."""
+    found = _reader(board, folder)
+    before = found.model.adapter
+    monkeypatch.setattr(found, "_scores", lambda *names: [] if score is None else [score] * len(names))
+    _looks(found)
+    assert found.model.adapter is not before
+    assert (folder / "adapter").is_dir()
+
+
+def test_scores_are_as_evaluate_measures_them(board: Path, folder: Path) -> None:
+    """Under the adapter that is asked for; classes may be numbers; what cannot be used is left out."""
+    found = _reader(board, folder)
+    (folder / "held_out" / "two").rename(folder / "held_out" / "2")
+    ones = {name: 0 * value + 1 for name, value in found.model.adapter.tensors.items()}
+    found.model.add_adapter("other", edgepeft.Adapter(ones, found.model.adapter.config))
+    measured = [
+        100 * found.model.evaluate(folder / "held_out", adapter=name)["accuracy"] for name in (None, "other")
+    ]
+    (folder / "held_out" / "one" / "bad.png").write_text("note")
+    shutil.copytree(folder / "held_out" / "one", folder / "held_out" / "One")
+    assert found._scores(None, "other") == pytest.approx(measured)
+    assert measured[0] != measured[1]
+
+
+def test_held_out_images_that_cannot_be_used(
+    board: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Are told once each; neither a start nor a training is ended by them."""
+    (folder / "held_out" / "one" / "bad.png").write_text("note")
+    shutil.copytree(folder / "held_out" / "two", folder / "held_out" / "Two")
+    (folder / "examples" / "one" / "bad.png").write_text("note")
+    found = _reader(board, folder)
+    found.score()
+    _looks(found)
+    told = capsys.readouterr().out
+    assert "could not" not in told
+    assert told.count("learned in") == 1
+    for path, why in {
+        folder / "held_out" / "one" / "bad.png": "is no image that can be read",
+        folder / "held_out" / "Two": "is no class, and is passed over; the model knows zero,",
+        folder / "examples" / "one" / "bad.png": "is no image that can be read",
+    }.items():
+        assert told.count(f"{path}: {why}") == 1
+
+
+def test_a_score_that_cannot_be_measured(
+    board: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ends nothing; and nothing is kept, or said to be, that was not compared."""
+    found = _reader(board, folder)
+    monkeypatch.setattr(found, "_scores", _refusing)
+    found.score()
+    _looks(found)
+    told = capsys.readouterr().out
+    assert "could not measure: there: Permission denied\n" in told
+    assert "could not learn: there: Permission denied. It tries again" in told
+    assert "learned in" not in told
+    assert not (folder / "adapter").exists()
+
+
+def test_a_measurement_ends_when_the_program_does(board: Path, folder: Path) -> None:
+    """It may take long; nothing is told of half of it."""
+    found = _reader(board, folder)
+    found.stop()
+    found.score()
+    assert found._view.state.scores == []
+
+
+def test_folders_that_are_deleted_are_made_again(
+    board: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The inbox, and all of it."""
+    found = _reader(board, folder)
+    shutil.rmtree(folder / "inbox")
+    found.look()
+    assert (folder / "inbox").is_dir()
+    assert capsys.readouterr().out == ""
+    shutil.rmtree(folder)
+    found.look()
+    assert (folder / "corrected" / "two").is_dir()
+    assert f"{folder} is new" in capsys.readouterr().out
+    shutil.copy(shot(board), folder / "inbox")
+    _looks(found)
+    assert f"{shot(board).name}: " in capsys.readouterr().out
+
+
+def test_a_folder_whose_place_is_gone(board: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a disk that was taken out: it is told once, and the reader goes on."""
+    place = folder.parent / "disk"
+    place.mkdir()
+    found = _reader(board, place / "reader")
+    place.rename(folder.parent / "elsewhere")
+    _looks(found)
+    root = place / "reader"
+    assert capsys.readouterr().out == f"could not look into {root}: {root}: No such file or directory\n"
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,15 @@
 
 import configparser
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
+from typing import TextIO
 
 import pytest
-from pi_reader import get_better, idle_share, line, reader, score
+from pi_reader import get_better, idle_share, line, lines, reader, score
 
 from samples.raspberry_pi import folders, watch, workstation
 from samples.raspberry_pi.folders import Watched
@@ -35,31 +38,103 @@ def test_a_restart_goes_on_with_what_was_learned(board: Path, tmp_path: Path) ->
 
 
 def test_a_correction_to_a_class_that_is_none(board: Path, tmp_path: Path) -> None:
-    """Is told once, in words, and the program goes on."""
+    """Is told at once, by the folder's own name, and does not keep the others from being learned from."""
     folder = tmp_path / "reader"
     shutil.copytree(board / "start", folder)
     (shot,) = list((board / "shots" / "two").glob("*.png"))[:1]
-    (folder / "corrected" / "eleven").mkdir(parents=True)
-    shutil.copy(shot, folder / "corrected" / "eleven")
-    with reader(sys.executable, board, folder, "--corrections=1") as run:
-        assert "label 'eleven' is unknown" in line(run, "could not learn: .*")[0]
-        shutil.copy(shot, folder / "inbox")
-        line(run, rf"{shot.name}: [a-z]+, \d+%")
+    for name in ("two", "Two"):
+        (folder / "corrected" / name).mkdir(parents=True)
+        shutil.copy(shot, folder / "corrected" / name)
+    with reader(sys.executable, board, folder, "--corrections=1", "--epochs=1") as run:
+        line(run, rf"{folder}/corrected/Two: is no class, .* the model knows zero, one, two")
+        line(run, "learned in")
+
+
+def _watch(
+    board: Path, bundle: Path, folder: object, *options: str, output: int | TextIO = subprocess.PIPE
+) -> "subprocess.CompletedProcess[str]":
+    """Runs the program, which is to end by itself."""
+    command = [sys.executable, "-m", "samples.raspberry_pi.watch", bundle, str(folder), *options]
+    return subprocess.run(
+        command, cwd=board, stdout=output, stderr=subprocess.PIPE, text=True, check=False, timeout=60
+    )
 
 
 def test_a_model_without_images(bundles: Path, board: Path, tmp_path: Path) -> None:
     """One line, and nothing is made."""
-    command = [
-        sys.executable,
-        "-m",
-        "samples.raspberry_pi.watch",
-        bundles / "tiny-llama",
-        tmp_path / "reader",
-    ]
-    done = subprocess.run(command, cwd=board, capture_output=True, text=True, check=False)
+    done = _watch(board, bundles / "tiny-llama", tmp_path / "reader")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "does not read images" in done.stderr
+    assert not (tmp_path / "reader").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["reader", "--corrections=0"], "0: expected a whole number, at least 1"),
+        (["reader", "--corrections=-1"], "-1: expected a whole number, at least 1"),
+        (["reader", "--epochs=x"], "x: expected a whole number, at least 1"),
+        (["missing/reader"], "missing/reader: expected a folder, or a new name in one that exists"),
+        (["file"], "file: expected a folder, or a new name in one that exists"),
+    ],
+)
+def test_arguments_that_make_no_sense(board: Path, tmp_path: Path, arguments: list[str], told: str) -> None:
+    """Are refused before anything is made."""
+    (tmp_path / "file").touch()
+    folder, *options = arguments
+    done = _watch(board, board / "bundle", tmp_path / folder, *options)
+    assert done.returncode == 2
+    assert done.stderr.endswith(told + "\n")
+    assert not (tmp_path / "reader").exists()
+
+
+def test_a_folder_that_is_new_and_watched(board: Path, tmp_path: Path) -> None:
+    """It is made, and that is told; a second reader of it is refused in a line; after the first, another may."""
+    folder = tmp_path / "reader"
+    with reader(sys.executable, board, folder) as run:
+        line(run, "^made the folder; put images into")
+        done = _watch(board, board / "bundle", folder)
+        assert done.returncode == 1
+        assert done.stderr == (
+            f"Error: {folder}: another reader watches it. End that one, or take another folder.\n"
+        )
+    with reader(sys.executable, board, folder) as run:
+        line(run, "^put images into")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_an_output_that_takes_nothing(board: Path, tmp_path: Path) -> None:
+    """One line, and the end."""
+    with Path("/dev/full").open("w") as full:
+        done = _watch(board, board / "bundle", tmp_path, output=full)
+    assert done.returncode == 1
+    assert done.stderr == "Error: could not write what it does: No space left on device.\n"
+
+
+def test_an_image_of_too_many_pixels(board: Path, tmp_path: Path) -> None:
+    """Is told in a line, without the decoder's own warning."""
+    with reader(sys.executable, board, tmp_path) as run:
+        line(run, "put images into")
+        header = struct.pack(">IIBBBBB", 13_000, 13_000, 8, 0, 0, 0, 0)
+        chunk = b"IHDR" + header
+        content = struct.pack(">I", len(header)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        (tmp_path / "inbox" / "large.png").write_bytes(
+            b"\x89PNG\r\n\x1a\n" + content + b"\0\0\0\0IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+        )
+        told = lines(run, r"large\.png: ")
+    assert "Warning" not in told
+    assert "13000 x 13000 pixels" in told
+
+
+def test_what_goes_to_the_board_is_made_anew(board: Path, tmp_path: Path) -> None:
+    """It holds the program as it is, not as it was when it was made first."""
+    target = tmp_path / "board"
+    (target / "samples").mkdir(parents=True)
+    (target / "samples" / "old.py").touch()
+    workstation.main(target, board.parent / "digits")
+    assert sorted(path.name for path in target.iterdir()) == sorted(path.name for path in board.iterdir())
+    assert not (target / "samples" / "old.py").exists()
 
 
 def test_a_second_image_of_a_name_keeps_the_first(tmp_path: Path) -> None:

@@ -199,6 +199,7 @@ def test_a_bad_image_is_named(bundles: Path, tmp_path: Path, case: str) -> None:
         edgepeft.load(bundles / "conv-net").open_data(data)
     assert f"{bad}: {words}" in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert ".." not in str(caught.value)
 
 
 def test_warnings_are_left_to_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
