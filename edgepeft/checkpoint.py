@@ -79,7 +79,7 @@ def save(path: Path, run: Run, history: History, state: TrainState) -> None:
     kinds = {_ADAPTER: state.adapter, **state.slots} | ({} if history.best is None else {_BEST: history.best})
     arrays |= {names.slot(kind, name): value for kind, kept in kinds.items() for name, value in kept.items()}
     record = _Record(**msgspec.structs.asdict(run), best=history.best is not None)
-    store.write_file(path, tensors.serialize(arrays, {_KEY: msgspec.json.encode(record).decode()}))
+    store.write_file(path, tensors.pieces(arrays, {_KEY: msgspec.json.encode(record).decode()}))
 
 
 def load(

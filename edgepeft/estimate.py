@@ -23,8 +23,10 @@ _BYTES_PER_TOKENIZER_BYTE = 28
 #: another order, merges some, keeps room for its kernels, and its allocator leaves gaps. Measured, on large batches.
 _BYTES_PER_LIVE_BYTE = {STOCK: 1.25, ORT_TRAINING: 1.65}
 
-#: Copies of the adapter besides the optimizer's: its values and gradients, and the mean of accumulated gradients.
-_ADAPTER_COPIES = 3
+#: Copies of the adapter that a training holds: of itself and its gradients, and for each tensor that the optimizer keeps,
+#: of that before and after an update and of what is computed between. Measured, on an adapter of 50 MB.
+_ADAPTER_COPIES = 4
+_SLOT_COPIES = 5
 
 _FLOAT32_BYTES = 4
 
@@ -90,7 +92,7 @@ def training_memory(
         base=manifest.files[names.BASE].size,
         graphs=_BYTES_PER_GRAPH_BYTE * sum(sizes),
         tokenizer=_BYTES_PER_TOKENIZER_BYTE * (tokenizer.size if tokenizer else 0),
-        adapter=adapter * (_ADAPTER_COPIES + 2 * slots + 1),
+        adapter=adapter * (_ADAPTER_COPIES + _SLOT_COPIES * slots),
         activations=round(_BYTES_PER_LIVE_BYTE[engine] * live),
     )
 

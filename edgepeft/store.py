@@ -8,7 +8,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -235,10 +235,14 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_file(path: Path, content: bytes | memoryview) -> None:
+def write_file(path: Path, content: bytes | memoryview | Iterable[bytes | memoryview]) -> None:
     """Replaces a file's content, durably and at once; missing folders are made.
 
     What power cuts left of earlier writes of the same file is removed.
+
+    Args:
+        path: The file.
+        content: What it is to hold, whole or in pieces.
 
     Raises:
         StorageError: The file system refused; the old content is untouched.
@@ -358,10 +362,11 @@ def _temporary_folder(path: Path) -> Iterator[Path]:
         yield place
 
 
-def _write(descriptor: int, content: bytes | memoryview) -> None:
-    rest = memoryview(content).cast("B")
-    while rest:
-        rest = rest[os.write(descriptor, rest[:_CHUNK_BYTES]) :]
+def _write(descriptor: int, content: bytes | memoryview | Iterable[bytes | memoryview]) -> None:
+    for piece in [content] if isinstance(content, bytes | memoryview) else content:
+        rest = memoryview(piece).cast("B")
+        while rest:
+            rest = rest[os.write(descriptor, rest[:_CHUNK_BYTES]) :]
     os.fsync(descriptor)
 
 

@@ -7,7 +7,7 @@ and names. Format: https://huggingface.co/docs/safetensors, section "Format".
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -131,6 +131,11 @@ def serialize(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> byte
         tensors: Arrays by name, of a dtype that `parse` reads.
         metadata: Texts by name.
     """
+    return b"".join(pieces(tensors, metadata))
+
+
+def pieces(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
+    """What `serialize` gives, a tensor at a time and without a copy of any: a file of it may be large."""
     arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
     # As the library lays them out: wide types first, so that each tensor is aligned.
     order = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
@@ -143,8 +148,10 @@ def serialize(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> byte
         position = end
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     text += b" " * (-len(text) % _LENGTH_BYTES)
-    data = (arrays[name].astype(arrays[name].dtype.newbyteorder("<"), copy=False).tobytes() for name in order)
-    return b"".join([len(text).to_bytes(_LENGTH_BYTES, "little"), text, *data])
+    yield len(text).to_bytes(_LENGTH_BYTES, "little") + text
+    for name in order:
+        array = arrays[name].astype(arrays[name].dtype.newbyteorder("<"), copy=False)
+        yield array.reshape(-1).view(np.uint8).data
 
 
 def _read_header(content: memoryview, where: str, error: MakeError) -> tuple[dict[str, Any], int]:

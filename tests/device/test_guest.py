@@ -492,6 +492,36 @@ def test_the_priority_is_low_while_it_trains(handmade: Path, root: Path) -> None
     assert priority() == before
 
 
+def test_the_priority_of_onnx_runtime_s_own_threads(handmade: Path, root: Path) -> None:
+    """Those that were there before are lowered with the rest; all have their own again afterwards."""
+    model = edgepeft.load(handmade / "chat", threads=3)
+    settings = edgepeft.TrainingArguments(max_steps=2, batch_size=2)
+
+    def priorities() -> set[int]:
+        return {os.getpriority(os.PRIO_PROCESS, each) for each in model.engine.workers}
+
+    seen: list[set[int]] = []
+
+    class Watch(edgepeft.Callback):
+        def on_evaluate(self, step: int, loss: float) -> None:
+            del step, loss
+            seen.append(priorities())
+
+    def run() -> None:
+        first = priority()
+        edgepeft.Trainer(model, settings).fit(ROWS)
+        assert len(model.engine.workers) >= 2
+        assert priorities() == {first}
+        some = len(model.engine.workers)
+        chosen = edgepeft.Guest(root=root, nice=first + 3)
+        edgepeft.Trainer(model, settings).fit(ROWS, ROWS, callbacks=[Watch()], guest=chosen)
+        assert seen == [{first + 3}] * 2
+        assert len(model.engine.workers) > some, "the evaluation has its own"
+        assert priorities() == {first}
+
+    in_a_thread(run)
+
+
 def test_the_priority_comes_back_where_the_system_lets_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """And where it does not, nothing fails."""
     asked: list[int] = []

@@ -239,6 +239,75 @@ print(told, edgepeft.memory.resident().now > held + (1 << 20))
     assert done.stdout.split() == ["[]", "True"]
 
 
+def test_a_resumed_run_fits_where_it_began(bundles: Path, tmp_path: Path) -> None:
+    """What it reads from its checkpoint is what the prediction counts already."""
+    program = f"""
+import edgepeft, sys
+from edgepeft import bench, estimate
+model = edgepeft.load({str(bundles / "wide")!r})
+data = bench.random_rows(model.bundle.manifest, 8, 1)
+found = estimate.training_memory(model.bundle.manifest, 2, engine=model.engine.name)
+held = edgepeft.memory.resident().now
+limit = int(found.total + max(0, held - found.loaded)) + model.adapter.size // 2
+class Stop(edgepeft.Callback):
+    def on_step_end(self, step, result):
+        if step == 2 and len(sys.argv) > 1:
+            trainer.stop()
+    def on_shrink(self, *_):
+        print("shrunk")
+trainer = edgepeft.Trainer(model, edgepeft.TrainingArguments(batch_size=2, max_steps=4))
+result = trainer.fit(data, callbacks=[Stop()], checkpoint_dir={str(tmp_path / "run")!r}, resume=True, guest=edgepeft.Guest(max_memory=limit))
+print(result.steps)
+"""
+    for arguments_, steps in (["stop"], 2), ([], 4):
+        command = [sys.executable, "-c", program, *arguments_]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.stdout, done.returncode) == (f"{steps}\n", 0), done.stderr
+
+
+def test_what_two_trainings_at_once_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is no more than the larger may have left, and no more than the process grew."""
+    monkeypatch.undo()
+    monkeypatch.setattr("edgepeft.memory._kept.bytes", 0)
+    now = edgepeft.memory.resident().now
+    for before, most, kept in (
+        (now - 5000, 3000, 3000),
+        (now - 5000, 2000, 3000),
+        (now + (1 << 30), 9000, 3000),
+    ):
+        edgepeft.memory.keep(before, most)
+        assert edgepeft.memory.resident().kept == kept
+    edgepeft.memory.keep(0, 1 << 60)
+    assert edgepeft.memory.resident().kept <= edgepeft.memory.resident().now
+
+
+def test_a_long_row_that_comes_late_in_a_stream(
+    bundles: Path, rows: Rows, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not all rows are read before the first step: those from then on are run in smaller parts, or not at all."""
+    monkeypatch.setattr("edgepeft.limits.MAX_HELD_FILE_BYTES", -1)
+    monkeypatch.setattr("edgepeft.data.dataset._LOOKED_AT_ROWS", 8)
+    bundle = bundles / "tiny-llama"
+    short = [row for row in rows if len(row["labels"]) < 12][:1] * 24
+    long = {name: np.resize(value, 64) for name, value in short[0].items()}
+    settings = arguments(batch_size=4, gradient_accumulation=1, max_steps=6)
+    watch, steps = Shrunk(), Steps()
+    little = edgepeft.Guest(max_memory=total(bundle, [long], 2) + 1)
+    edgepeft.Trainer(edgepeft.load(bundle), settings).fit(
+        [*short[:16], long, *short[:7]], callbacks=[watch, steps], guest=little
+    )
+    assert watch.told == [(2, total(bundle, [long], 4), total(bundle, [long], 2) + 1)]
+    whole = sizes.count(4)
+    assert 0 < whole < 6
+    assert sizes == [4] * whole + [2] * (12 - 2 * whole)
+    less = edgepeft.Guest(max_memory=total(bundle, [long], 1) - 1)
+    with pytest.raises(MemoryLimitError, match="one row of length 64"):
+        edgepeft.Trainer(edgepeft.load(bundle), settings).fit(
+            [*short[:16], long, *short[:7]], callbacks=[steps], guest=less
+        )
+    assert steps.made == whole
+
+
 def test_the_length_of_rows_that_stream(bundles: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
     """`max_length`, or that of the first rows: not all are read before the first step."""
     monkeypatch.setattr("edgepeft.limits.MAX_HELD_FILE_BYTES", -1)

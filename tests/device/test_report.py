@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ import edgepeft
 from edgepeft import cli, elements, estimate, limits, names
 from edgepeft.engines.base import StepResult
 from edgepeft.errors import EngineError, StorageError
+from edgepeft.estimate import MemoryEstimate
 from edgepeft.memory import Resident
 from edgepeft.report import page, samples, summary
 
@@ -422,6 +424,48 @@ def test_a_run_in_parts(bundles: Path, tmp_path: Path, monkeypatch: pytest.Monke
     columns = {"input_ids": ids, "attention_mask": ids, "labels": ids}
     trainer.fit(columns, callbacks=[report], guest=edgepeft.Guest(max_memory=int(found.total) + 1))
     assert Page(tmp_path / "report.html").after("rows at once") == "4 of 8"
+
+
+def test_the_report_is_a_guest_too(handmade: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its questions it waits while the machine is unwell, and asks as many rows at once as were trained on."""
+    root = tmp_path / "machine"
+    hot(root, 20)
+    sizes: list[int] = []
+    collate = edgepeft.Model.collate
+
+    def watched(self: edgepeft.Model, rows: list[Any], *rest: Any) -> Any:
+        sizes.append(len(rows))
+        return collate(self, rows, *rest)
+
+    class Weather(edgepeft.Callback):
+        def __init__(self) -> None:
+            self.told: list[str] = []
+
+        def on_step_end(self, step: int, result: StepResult) -> None:
+            del result
+            if step == 2:
+                hot(root, 99)
+                sizes.clear()
+
+        def on_pause(self, step: int, reason: str) -> None:
+            self.told.append(f"{step} {reason}")
+            hot(root, 20)
+
+    monkeypatch.setattr(edgepeft.Model, "collate", watched)
+    monkeypatch.setattr(
+        "edgepeft.guest.estimate.training_memory",
+        lambda _, rows, *__: MemoryEstimate(0, 0, 0, 0, 0, activations=rows * 1e12),
+    )
+    trainer = edgepeft.Trainer(
+        edgepeft.load(handmade / "classifier"), edgepeft.TrainingArguments(max_steps=2, batch_size=4)
+    )
+    weather, report = Weather(), edgepeft.HtmlReport(tmp_path / "report.html", trainer)
+    rows = [{"text": "hello there.", "label": label} for label in trainer.model.labels or ()] * 4
+    guest = edgepeft.Guest(root=root, max_memory=2 * 10**12)
+    trainer.fit(rows, callbacks=[report, weather], guest=guest)
+    assert [line[:15] for line in weather.told] == ["2 too hot: 99.0"]
+    assert max(sizes) == 2
+    trainer.wait_until_well()  # of no effect outside of a run
 
 
 def test_only_the_longest_pauses_are_listed(

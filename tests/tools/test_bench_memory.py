@@ -7,14 +7,14 @@ import pytest
 from tools.bench_memory import MOST_OVER, MOST_UNDER, Case, cases
 
 
-@pytest.mark.parametrize("name", ["conv-net", "tiny-bert", "tiny-llama"])
+@pytest.mark.parametrize("name", ["conv-net", "tiny-bert", "tiny-llama", "wide"])
 def test_small_models(bundles: Path, name: str) -> None:
     """Two sizes each, within the bounds; the larger takes more by both accounts."""
     small, large = cases(bundles / name, [1, 64], [64])
     assert small.predicted < large.predicted
     for case in (small, large):
         assert -MOST_UNDER <= case.error <= MOST_OVER, case.line
-    assert (small.length is None) == (name == "conv-net")
+    assert (small.length is None) == (name in ("conv-net", "wide"))
 
 
 def test_a_line_of_the_table() -> None:
