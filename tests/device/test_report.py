@@ -461,7 +461,7 @@ def test_the_report_is_a_guest_too(handmade: Path, tmp_path: Path, monkeypatch: 
     )
     weather, report = Weather(), edgepeft.HtmlReport(tmp_path / "report.html", trainer)
     rows = [{"text": "hello there.", "label": label} for label in trainer.model.labels or ()] * 4
-    guest = edgepeft.Guest(root=root, max_memory=2 * 10**12)
+    guest = edgepeft.Guest(root=root, max_memory=25 * 10**11)
     trainer.fit(rows, callbacks=[report, weather], guest=guest)
     assert [line[:15] for line in weather.told] == ["2 too hot: 99.0"]
     assert max(sizes) == 2
