@@ -71,10 +71,10 @@ def test_the_command_is_a_good_guest(
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--max-temperature", "nan"], "--max-temperature is nan; expected more than 0"),
+        (["--max-temperature", "nan"], "--max-temperature is nan; expected more than 5"),
         (["--min-battery", "200"], "--min-battery is 200.0; expected at least 0 and at most 100"),
         (["--nice", "20"], "nice is 20; expected at least 0 and at most 19"),
-        (["--max-temperature", "0"], "--max-temperature is 0.0; expected more than 0.\n"),
+        (["--max-temperature", "0"], "--max-temperature is 0.0; expected more than 5.\n"),
         (["--max-memory", "0"], "--max-memory is 0; expected megabytes, more than 0"),
         (
             ["--max-memory", "1e30"],
