@@ -44,4 +44,4 @@ def _lengths(manifest: Manifest) -> list[int | None]:
     if not estimate.has_length(graph):
         return [None]
     longest = manifest.text.max_length if manifest.text else max(_LENGTHS)
-    return sorted({min(length, longest) for length in _LENGTHS})
+    return list(dict.fromkeys(min(length, longest) for length in _LENGTHS))
