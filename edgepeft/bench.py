@@ -1,5 +1,6 @@
 """How fast a training on this machine is: some steps on random rows, and what the sensors say meanwhile."""
 
+import itertools
 import statistics
 import time
 from collections.abc import Sequence
@@ -32,7 +33,8 @@ class Measured:
         tokens: Tokens of a step; 0 for a model without.
         peak_memory_bytes: Largest resident size of the process.
         temperature: The highest meanwhile, in degrees Celsius.
-        throttling: What slowed the processor down meanwhile; `None` where the board does not say.
+        throttling: What slowed the processor down meanwhile, within a step too if the board keeps that and had not kept it
+            before; `None` where the board does not say.
         watts: Median of what the board reported.
         interrupted: Whether Ctrl-C came before all steps were made.
     """
@@ -67,6 +69,7 @@ def measure(model: Model, batch_size: int, length: int, steps: int, root: Path =
     stepper = model.engine.stepper(TrainState.fresh("adamw", model.adapter.tensors))
     seconds: list[float] = []
     seen: list[board.Sensors] = []
+    past: list[frozenset[str]] = []
     sensors = board.find_sensors(root)
     interrupted = False
     try:
@@ -74,6 +77,7 @@ def measure(model: Model, batch_size: int, length: int, steps: int, root: Path =
             started = time.perf_counter()
             stepper.step([batch], StepSettings(learning_rate=_LEARNING_RATE, max_grad_norm=1.0))
             seconds.append(time.perf_counter() - started)
+            past.append(board.past_throttling(sensors))
             seen.append(board.read_sensors(sensors))
     except KeyboardInterrupt:
         interrupted = True
@@ -81,6 +85,7 @@ def measure(model: Model, batch_size: int, length: int, steps: int, root: Path =
             raise
     counted = seen[WARMUP_STEPS:]
     told = [now.throttling for now in counted if now.throttling is not None]
+    within = [sorted(now - before) for before, now in itertools.pairwise(past[WARMUP_STEPS - 1 :])]
     watts = [now.watts for now in counted if now.watts is not None]
     return Measured(
         seconds=seconds[WARMUP_STEPS : len(seen)],
@@ -88,7 +93,7 @@ def measure(model: Model, batch_size: int, length: int, steps: int, root: Path =
         tokens=batch["input_ids"].size if "input_ids" in batch else 0,
         peak_memory_bytes=memory.peak_bytes(),
         temperature=max((now.temperature for now in counted if now.temperature is not None), default=None),
-        throttling=tuple(dict.fromkeys(reason for reasons in told for reason in reasons)) if told else None,
+        throttling=tuple(dict.fromkeys(itertools.chain(*told, *within))) if told else None,
         watts=statistics.median(watts) if watts else None,
         interrupted=interrupted,
     )

@@ -4,6 +4,7 @@ Every function takes the folder that these files are under, so that a test can m
 tell is `None`, and never an error.
 """
 
+import contextlib
 import math
 import os
 import platform
@@ -44,11 +45,25 @@ _ARM_PARTS = {
 #: same from bit 16 on are for what was so since the board started.
 _THROTTLED_BITS = ("under-voltage", "frequency capped", "throttled", "soft temperature limit")
 
-#: Degrees Celsius that a sensor of a running machine can mean; others stand for one that is not there.
-_PLAUSIBLE = (-40.0, 150.0)
+#: The first bit of what was so.
+_PAST_BIT = 16
 
-#: What qemu calls the processors and boards that it emulates.
-_EMULATED_NAMES = ("QEMU", "dummy-virt")
+#: Degrees Celsius that a sensor of a running machine can mean; others, such as 127, stand for one that is not there.
+_PLAUSIBLE = (-40.0, 125.0)
+
+#: Chips that a board measures its supply with, by the names of their drivers for Linux. What else has a meter measures a
+#: part of a machine: a graphics card, a processor, a disk.
+_METERS = ("ina219", "ina220", "ina226", "ina230", "ina231", "ina238", "ina2xx", "ina3221")
+
+#: Power supplies that hold a charge, by the kernel's types.
+_BATTERIES = ("Battery", "UPS")
+
+#: The cache of files, by the names of memory.stat.
+_CACHE = ("inactive_file", "active_file")
+
+#: What qemu calls processors that only its emulator has, and the board of its own. "QEMU Virtual CPU" is none of them: a
+#: guest that runs at the processor's own speed may have that too.
+_EMULATED_NAMES = ("QEMU TCG", "dummy-virt")
 
 #: Architectures of 32 bits whose programs a kernel's processor runs as its own.
 _RUNS_TOO = {"aarch64": ("arm",), "x86_64": ("i386", "i686"), "x86": ("i386", "i686")}
@@ -59,7 +74,7 @@ class Board:
     """A machine, as it stays.
 
     Attributes:
-        model: The board's name, where it has a device tree.
+        model: The board's name, by its device tree or, where a container hides that, by /proc/cpuinfo.
         processor: The processor's name.
         architecture: Such as "aarch64".
         physical_cores: Cores, hyperthreads not counted.
@@ -119,7 +134,7 @@ class SensorFiles:
         throttled: Files of the Raspberry Pi's firmware.
         alarms: Files of the Raspberry Pi's voltage.
         batteries: Folders.
-        meters: Files, in millionths of a watt.
+        meters: Files of the board's own meters, in millionths of a watt.
     """
 
     temperatures: Sequence[Path]
@@ -132,7 +147,7 @@ class SensorFiles:
 def board(root: Path = ROOT) -> Board:
     """What the machine is."""
     cpu_info = _text(root / "proc/cpuinfo") or ""
-    model = (_text(root / "proc/device-tree/model") or "").strip("\0 \n") or None
+    model = (_text(root / "proc/device-tree/model") or "").strip("\0 \n") or _board_model(cpu_info)
     processor = cpu_model(cpu_info)
     total = _memory(root).get("MemTotal")
     return Board(
@@ -163,8 +178,13 @@ def cpu_model(cpu_info: str) -> str | None:
 
 
 def has_device_tree(root: Path = ROOT) -> bool:
-    """Whether it is a board, rather than a PC: its firmware describes it by a device tree."""
-    return (root / "proc/device-tree").is_dir()
+    """Whether it is a board, rather than a PC: its firmware describes it by a device tree.
+
+    Docker hides that, but not what the kernel has of it in /proc/cpuinfo.
+    """
+    return (root / "proc/device-tree").is_dir() or _board_model(
+        _text(root / "proc/cpuinfo") or ""
+    ) is not None
 
 
 def instruction_sets(cpu_info: str) -> dict[str, bool]:
@@ -202,6 +222,7 @@ def find_sensors(root: Path = ROOT) -> SensorFiles:
     """Where the sensors are: finding them takes ten times as long as reading them."""
     supplies = sorted(root.glob("sys/class/power_supply/*"))
     alarms = root.glob("sys/class/hwmon/hwmon*/in0_lcrit_alarm")
+    meters = root.glob("sys/class/hwmon/hwmon*/power1_input")
     return SensorFiles(
         temperatures=list(root.glob("sys/class/thermal/thermal_zone*/temp")),
         throttled=list(root.glob("sys/devices/platform/soc*/*firmware/get_throttled")),
@@ -211,9 +232,9 @@ def find_sensors(root: Path = ROOT) -> SensorFiles:
         batteries=[
             path
             for path in supplies
-            if _word(path / "type") == "Battery" and _word(path / "scope") != "Device"
+            if _word(path / "type") in _BATTERIES and _word(path / "scope") != "Device"
         ],
-        meters=list(root.glob("sys/class/hwmon/hwmon*/power1_input")),
+        meters=[path for path in meters if _word(path.parent / "name") in _METERS],
     )
 
 
@@ -229,20 +250,38 @@ def read_sensors(files: SensorFiles) -> Sensors:
     )
 
 
+def past_throttling(files: SensorFiles) -> frozenset[str]:
+    """What has slowed the processor down at some time; empty where the board does not say.
+
+    That is since the board started or, where the kernel asks for it regularly, since it did so last: of two readings, what is
+    in the second only came between them.
+    """
+    bits = _throttled(files.throttled)
+    return frozenset(() if bits is None else _slowed_by(bits >> _PAST_BIT))
+
+
 def _hottest(paths: Iterable[Path]) -> float | None:
     degrees = [value / 1e3 for value in map(_number, paths) if value is not None]
     return max((value for value in degrees if _PLAUSIBLE[0] <= value <= _PLAUSIBLE[1]), default=None)
 
 
 def _throttling(files: SensorFiles) -> tuple[str, ...] | None:
-    for path in files.throttled:
-        try:
-            bits = int(_word(path) or "", 16)
-        except ValueError:
-            continue
-        return tuple(name for bit, name in enumerate(_THROTTLED_BITS) if bits >> bit & 1)
+    bits = _throttled(files.throttled)
+    if bits is not None:
+        return _slowed_by(bits)
     alarms = [alarm for alarm in map(_number, files.alarms) if alarm is not None]
     return (("under-voltage",) if any(alarms) else ()) if alarms else None
+
+
+def _throttled(paths: Iterable[Path]) -> int | None:
+    for path in paths:
+        with contextlib.suppress(ValueError):
+            return int(_word(path) or "", 16)
+    return None
+
+
+def _slowed_by(bits: int) -> tuple[str, ...]:
+    return tuple(name for bit, name in enumerate(_THROTTLED_BITS) if bits >> bit & 1)
 
 
 def _battery(folders: Iterable[Path], *, discharging: bool) -> Battery | None:
@@ -308,20 +347,18 @@ def _share(group: Path) -> float | None:
 
 
 def _room(group: Path) -> int | None:
-    """Bytes that a control group may still take; the cache of files, which gives way, is not counted as taken."""
-    limit, taken = _number(group / "memory.max"), _number(group / "memory.current")
+    """Bytes that a control group may still take; the cache of files, which gives way, is not counted as taken.
+
+    Above memory.high it is slowed down until it is of no use, above memory.max ended.
+    """
+    limits = [_number(group / name) for name in ("memory.max", "memory.high")]
+    limit = min((each for each in limits if each is not None), default=None)
+    taken = _number(group / "memory.current")
     if limit is None or taken is None:
         return None
-    cache = next(
-        (line.split()[1] for line in (_text(group / "memory.stat") or "").splitlines() if _is_cache(line)),
-        "0",
-    )
-    return max(0, int(limit - taken) + int(cache))
-
-
-def _is_cache(line: str) -> bool:
-    name, _, value = line.partition(" ")
-    return name == "inactive_file" and value.isdecimal()
+    lines = [line.split() for line in (_text(group / "memory.stat") or "").splitlines()]
+    cache = [int(line[1]) for line in lines if len(line) == 2 and line[0] in _CACHE and line[1].isdecimal()]
+    return max(0, int(limit - taken) + sum(cache))
 
 
 def _memory(root: Path) -> dict[str, int]:
@@ -349,6 +386,12 @@ def _kernel_architecture(root: Path) -> str | None:
     return _word(root / "proc/sys/kernel/arch") or (told[1] if told else None)
 
 
+def _board_model(cpu_info: str) -> str | None:
+    """What /proc/cpuinfo has of the device tree: a line after those of the processors."""
+    pairs = [_pair(line) for line in cpu_info.splitlines()]
+    return next((value for key, value in pairs if key == "Model" and value), None)
+
+
 def _pair(line: str) -> tuple[str, str]:
     key, _, value = line.partition(":")
     return key.strip(), value.strip()
@@ -360,9 +403,10 @@ def _word(path: Path) -> str | None:
 
 def _number(path: Path) -> float | None:
     try:
-        return float((_text(path) or "").strip())
+        number = float((_text(path) or "").strip())
     except ValueError:
         return None
+    return number if math.isfinite(number) else None
 
 
 def _text(path: Path) -> str | None:

@@ -1,7 +1,9 @@
 """A trained adapter in the files of others: HF PEFT, stock ONNX Runtime, and any program that reads ONNX."""
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import onnxruntime as ort
@@ -66,11 +68,24 @@ def _write_onnx_adapter(bundle: Bundle, adapter: Adapter, output: Path) -> None:
     kind.set_adapter_version(_VERSION)
     kind.set_model_version(_VERSION)
     kind.set_parameters(parameters)  # it keeps pointers only: `parameters` must live until the file is made
-    # ONNX Runtime truncates and writes in place, without a sync: it gets a file in memory, the disk gets ours.
+    # ONNX Runtime truncates and writes in place, without a sync: it gets a file of its own, the disk gets ours.
+    with _file_elsewhere() as path:
+        kind.export_adapter(str(path))
+        store.write_file(output, path.read_bytes())
+
+
+@contextlib.contextmanager
+def _file_elsewhere() -> Iterator[Path]:
+    """A file in memory, by a path; one in a temporary folder where the system has none, as macOS."""
+    if not hasattr(os, "memfd_create"):
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder) / "adapter"
+        return
     descriptor = os.memfd_create("adapter")
-    with open(descriptor, "rb") as file:  # noqa: PTH123 - it has no path
-        kind.export_adapter(f"/proc/self/fd/{descriptor}")
-        store.write_file(output, file.read())
+    try:
+        yield Path(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
 
 
 def _write_onnx(bundle: Bundle, adapter: Adapter, output: Path) -> None:

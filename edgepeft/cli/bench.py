@@ -1,6 +1,7 @@
 """`edgepeft bench`: how fast a training on this machine is, as a table to paste."""
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -19,7 +20,7 @@ from edgepeft.errors import ArgumentError, MemoryLimitError
 from edgepeft.guest import Guest, Planning
 from edgepeft.manifest import Manifest
 from edgepeft.model import load
-from edgepeft.units import BYTES_PER_MB, duration_text
+from edgepeft.units import BYTES_PER_MB
 
 _EMULATED = "emulated: these times say nothing about a board, and are not to be compared with any."
 
@@ -134,7 +135,7 @@ def _table(facts: dict[str, Any]) -> str:
         "machine": facts["machine"] + (" (emulated)" if facts["emulated"] else ""),
         "engine": facts["engine"],
         "batch": str(facts["batch_size"]) + ("" if facts["length"] is None else f" x {facts['length']}"),
-        "step: median (min..max)": _step(facts["seconds"]),
+        "step, s: median (min..max)": _step(facts["seconds"]),
         f"{rate}/s": _number(facts[f"{rate}_per_second"], ",.1f"),
         "peak RSS, MB": f"{facts['peak_memory_bytes'] / BYTES_PER_MB:,.0f}",
         "hottest, °C": _number(facts["temperature"], ".1f"),
@@ -157,8 +158,13 @@ def _table(facts: dict[str, Any]) -> str:
 def _step(seconds: Sequence[float] | None) -> str:
     if seconds is None:
         return "-"
-    median, least, most = (duration_text(pick(seconds)) for pick in (statistics.median, min, max))
+    median, least, most = (_seconds(pick(seconds)) for pick in (statistics.median, min, max))
     return f"{median} ({least}..{most})"
+
+
+def _seconds(value: float) -> str:
+    """Three significant digits, hundredths at least, and one unit for all: tables of several machines are compared."""
+    return f"{value:.{max(2, 2 - math.floor(math.log10(value)))}f}"
 
 
 def _cell(text: str) -> str:

@@ -6,21 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Table
 from rich.tree import Tree
 
-from edgepeft import board, estimate, memory, names, ort_package
+from edgepeft import board, memory, ort_package
 from edgepeft.bundle import read_manifest
+from edgepeft.cli import training_memory
 from edgepeft.cli.shared import FOLDER, console, engine_facts, engine_text, json_option, plain, print_json
 from edgepeft.engines.choice import ORT_TRAINING, STOCK
 from edgepeft.errors import EngineError
 from edgepeft.guest import Guest, memory_limit, temperature_limit
 from edgepeft.manifest import Manifest
 from edgepeft.units import size_text
-
-#: Batches whose memory is estimated.
-_BATCH_SIZES = (1, 2, 4, 8)
-_LENGTHS = (64, 256, 1024)
 
 
 @click.command(epilog="\b\nExample:\n  edgepeft doctor bundle/")
@@ -66,33 +62,13 @@ def _bundle(path: Path, manifest: Manifest) -> dict[str, Any]:
     """Whether a training fits, and what it takes; and the engine for this bundle."""
     choice = engine_facts(manifest)
     engine = choice["engine"] or STOCK
+    limit = memory_limit(Guest(root=board.ROOT), memory.resident())
     rows = [
-        {"batch_size": batch_size, "length": length, **found}
-        for batch_size in _BATCH_SIZES
-        for length in _lengths(manifest)
-        if (found := _memory(manifest, engine, batch_size, length))
+        row | {"fits": None if limit is None else row["bytes"] <= limit}
+        for row in training_memory.estimates(manifest, engine)
     ]
     model = {"bundle": str(path), "model_name": manifest.model.name}
     return choice | model | {"fits": rows[0]["fits"] if rows else None, "training_memory": rows}
-
-
-def _lengths(manifest: Manifest) -> list[int | None]:
-    """Lengths of rows, where they have one; none at all of a bundle that does not train."""
-    graph = manifest.graphs.get(names.TRAIN)
-    if graph is None:
-        return []
-    if not estimate.has_length(graph):
-        return [None]
-    longest = manifest.text.max_length if manifest.text else max(_LENGTHS)
-    return list(dict.fromkeys(min(length, longest) for length in _LENGTHS))
-
-
-def _memory(manifest: Manifest, engine: str, batch_size: int, length: int | None) -> dict[str, Any]:
-    found = estimate.training_memory(manifest, batch_size, length or 1, engine=engine)
-    if found is None:
-        return {}
-    limit = memory_limit(Guest(root=board.ROOT), memory.resident())
-    return {"bytes": round(found.total), "fits": None if limit is None else found.total <= limit}
 
 
 def _drawing(facts: Mapping[str, Any]) -> Tree:
@@ -120,7 +96,7 @@ def _drawing(facts: Mapping[str, Any]) -> Tree:
         answer = {True: "fits", False: "does not fit", None: "cannot be told"}[facts["fits"]]
         of = tree.add(plain(f"training {facts['model_name']} ({facts['bundle']}): {answer}"))
         if facts["training_memory"]:
-            of.add(_table(facts["training_memory"]))
+            of.add(training_memory.table(facts["training_memory"]))
     return tree
 
 
@@ -148,17 +124,3 @@ def _battery(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return "none"
     return f"{found['percent']:g} %, {'discharging' if found['discharging'] else 'not in use'}"
-
-
-def _table(rows: list[dict[str, Any]]) -> Table:
-    """Batch sizes down, lengths across; what does not fit is said."""
-    lengths = list(dict.fromkeys(row["length"] for row in rows))
-    table = Table("batch size", *("" if n is None else f"length {n}" for n in lengths), box=None)
-    for batch_size in dict.fromkeys(row["batch_size"] for row in rows):
-        cells = [
-            size_text(row["bytes"]) + (" too much" if row["fits"] is False else "")
-            for row in rows
-            if row["batch_size"] == batch_size
-        ]
-        table.add_row(str(batch_size), *cells)
-    return table

@@ -10,8 +10,9 @@ import click
 from rich.table import Table
 from rich.tree import Tree
 
-from edgepeft import estimate, names
+from edgepeft import names
 from edgepeft.bundle import Bundle
+from edgepeft.cli import training_memory
 from edgepeft.cli.shared import (
     bar,
     bundle_argument,
@@ -25,10 +26,6 @@ from edgepeft.cli.shared import (
 from edgepeft.engines.choice import STOCK, engines_of
 from edgepeft.manifest import Manifest
 from edgepeft.units import size_text
-
-#: Batches whose memory is estimated.
-_BATCH_SIZES = (1, 4, 16)
-_LENGTHS = (64, 256, 1024)
 
 
 @click.command(epilog="\b\nExample:\n  edgepeft info bundle/")
@@ -60,7 +57,7 @@ def info(*, bundle: Path, as_json: bool) -> None:
         "base_bytes": manifest.files[names.BASE].size,
         "graphs": {name: len(opened.graph(name)) for name in manifest.graphs},
         "training": manifest.training,
-        "training_memory": _memory(manifest, choice["engine"] or STOCK),
+        "training_memory": training_memory.estimates(manifest, choice["engine"] or STOCK),
         "engines": engines_of(manifest),
         **choice,
         "made_by": manifest.made_by,
@@ -69,24 +66,6 @@ def info(*, bundle: Path, as_json: bool) -> None:
         print_json(facts)
     else:
         console().print(_drawing(facts, manifest))
-
-
-def _memory(manifest: Manifest, engine: str) -> list[dict[str, Any]]:
-    """Estimated peak memory of a training by batch size and, where rows have one, length; none where it is not known."""
-    graph = manifest.graphs.get(names.TRAIN)
-    if graph is None:
-        return []
-    longest = manifest.text.max_length if manifest.text else max(_LENGTHS)
-    varies = estimate.has_length(graph)
-    lengths = sorted({min(length, longest) for length in _LENGTHS}) if varies else [1]
-    rows = []
-    for batch_size in _BATCH_SIZES:
-        for length in lengths:
-            found = estimate.training_memory(manifest, batch_size, length, engine=engine)
-            told = length if varies else None
-            if found is not None:
-                rows.append({"batch_size": batch_size, "length": told, "bytes": round(found.total)})
-    return rows
 
 
 def _drawing(facts: Mapping[str, Any], manifest: Manifest) -> Tree:
@@ -110,7 +89,7 @@ def _drawing(facts: Mapping[str, Any], manifest: Manifest) -> Tree:
         adapter.add(plain(f"{count} x {pattern}"))
     tree.add("size").add(_sizes(manifest))
     if facts["training_memory"]:
-        tree.add("memory for a training, estimated").add(_memory_table(facts["training_memory"]))
+        tree.add("memory for a training, estimated").add(training_memory.table(facts["training_memory"]))
     else:
         tree.add("memory for a training: the exporter could not tell")
     _leaf(tree, "recommended", ", ".join(f"{name} {value:g}" for name, value in facts["training"].items()))
@@ -138,14 +117,4 @@ def _sizes(manifest: Manifest) -> Table:
     table = Table(show_header=False, box=None)
     for name, size in sizes.most_common():
         table.add_row(plain(name), bar(size / sizes.total()), size_text(size))
-    return table
-
-
-def _memory_table(rows: list[dict[str, Any]]) -> Table:
-    """Batch sizes down, lengths across."""
-    lengths = list(dict.fromkeys(row["length"] for row in rows))
-    table = Table("batch size", *("" if n is None else f"length {n}" for n in lengths), box=None)
-    for batch_size in dict.fromkeys(row["batch_size"] for row in rows):
-        cells = [size_text(row["bytes"]) for row in rows if row["batch_size"] == batch_size]
-        table.add_row(str(batch_size), *cells)
     return table

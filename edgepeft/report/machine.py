@@ -1,26 +1,24 @@
 """The machine that a run was made on, and the versions of what made it; nothing that names its owner."""
 
-import os
 import platform
 from importlib.metadata import version
-from pathlib import Path
 
 from edgepeft import board, ort_package
 from edgepeft.units import size_text
-
-_CPU_INFO = Path("/proc/cpuinfo")
 
 _PACKAGES = ("edgepeft", "numpy")
 
 
 def machine() -> dict[str, str]:
-    """Processor, cores, memory and operating system, by what they are called."""
-    usable, cores = len(os.sched_getaffinity(0)), os.cpu_count() or 1
+    """Board and processor, cores, memory and operating system, by what they are called."""
+    found = board.board(board.ROOT)
+    usable, cores = found.usable_cores, found.physical_cores or found.usable_cores
+    memory = {} if found.memory_bytes is None else {"memory": size_text(found.memory_bytes)}
     return {
-        "processor": board.cpu_model(_text(_CPU_INFO)) or platform.machine(),
-        "architecture": platform.machine(),
-        "cores": f"{usable}" if usable == cores else f"{usable} of {cores}",
-        "memory": size_text(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")),
+        "processor": ", ".join(name for name in (found.model, found.processor) if name) or found.architecture,
+        "architecture": found.architecture,
+        "physical cores": f"{usable}" if usable == cores else f"{usable} of {cores}",
+        **memory,
         "system": f"{_system()}, {platform.system()} {platform.release()}",
     }
 
@@ -30,13 +28,6 @@ def versions() -> dict[str, str]:
     package = ort_package.installed()
     found = {name: version(name) for name in _PACKAGES}
     return {"python": platform.python_version()} | found | {package.name: package.version}
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
 
 
 def _system() -> str:

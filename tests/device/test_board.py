@@ -65,6 +65,17 @@ def test_a_raspberry_pi(tmp_path: Path) -> None:
     assert found.instruction_sets == {"asimd": True, "dotprod": False, "i8mm": False, "bf16": False}
 
 
+def test_a_raspberry_pi_in_a_container(tmp_path: Path) -> None:
+    """Docker hides the device tree: the board's name is in /proc/cpuinfo too. A PC's processors have a model, a number."""
+    write(tmp_path, {"proc/cpuinfo": PI_4})
+    (tmp_path / "proc/device-tree").symlink_to(tmp_path / "sys/firmware/devicetree/base")
+    assert board.board(tmp_path).model == "Raspberry Pi 4 Model B Rev 1.4"
+    assert board.has_device_tree(tmp_path)
+    write(tmp_path, {"proc/cpuinfo": "model\t\t: 143\nmodel name\t: Some CPU\n"})
+    assert board.board(tmp_path).model is None
+    assert not board.has_device_tree(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("cpu_info", "name", "sets"),
     [
@@ -118,18 +129,21 @@ def test_what_the_control_group_may_have_is_a_limit(tmp_path: Path) -> None:
             "proc/self/cgroup": "0::/system.slice/reader.service",
             f"{GROUP}/memory.max": 500_000_000,
             f"{GROUP}/memory.current": 300_000_000,
-            f"{GROUP}/memory.stat": "anon 200000000\ninactive_file 90000000",
+            f"{GROUP}/memory.stat": "anon 200000000\ninactive_file 90000000\nactive_file 10000000\nactive_anon 5",
             "sys/fs/cgroup/system.slice/memory.max": "max",
         },
     )
-    assert board.available_memory(tmp_path) == 290_000_000
+    assert board.available_memory(tmp_path) == 300_000_000
+    write(tmp_path, {f"{GROUP}/memory.high": 450_000_000})
+    assert board.available_memory(tmp_path) == 250_000_000, "from there on the kernel slows the group down"
+    write(tmp_path, {f"{GROUP}/memory.high": "max"})
     write(tmp_path, {f"{GROUP}/memory.current": 600_000_000, f"{GROUP}/memory.stat": ""})
     assert board.available_memory(tmp_path) == 0
 
 
 def test_the_hottest_sensor(tmp_path: Path) -> None:
     """Of those that mean a temperature: some drivers say -273 or 127 000 where nothing is connected."""
-    zones = {0: 51500, 1: 62000, 2: -273200, 3: 999000}
+    zones = {0: 51500, 1: 62000, 2: -273200, 3: 127000}
     write(tmp_path, {f"sys/class/thermal/thermal_zone{zone}/temp": value for zone, value in zones.items()})
     assert board.sensors(tmp_path).temperature == 62.0
 
@@ -148,6 +162,13 @@ def test_throttling_is_what_is_so_now(tmp_path: Path, bits: int, told: tuple[str
     """Not what was so at some time since the board started: the bits from 16 on."""
     throttled(tmp_path, bits)
     assert board.sensors(tmp_path).throttling == told
+
+
+def test_what_slowed_a_board_down_before(tmp_path: Path) -> None:
+    """By the bits from 16 on; nothing is made up where there are none."""
+    assert board.past_throttling(board.find_sensors(tmp_path)) == frozenset()
+    throttled(tmp_path, 0x50002)
+    assert board.past_throttling(board.find_sensors(tmp_path)) == {"under-voltage", "throttled"}
 
 
 def test_throttling_of_a_raspberry_pi_5(tmp_path: Path) -> None:
@@ -177,12 +198,18 @@ def test_batteries(tmp_path: Path) -> None:
     assert board.sensors(tmp_path).battery == board.Battery(42.0, discharging=True)
     on_battery(tmp_path, 42, "Charging")
     assert board.sensors(tmp_path).battery == board.Battery(42.0, discharging=False)
+    write(tmp_path, {f"{BATTERY}/type": "UPS"})
+    assert board.sensors(tmp_path).battery == board.Battery(42.0, discharging=False), (
+        "as on a Raspberry Pi's HAT"
+    )
 
 
 def test_watts(tmp_path: Path) -> None:
-    """Of a meter on the board; while on battery, what that gives, by power or by current and voltage."""
-    assert board.sensors(tmp_path).watts is None
-    write(tmp_path, {"sys/class/hwmon/hwmon0/power1_input": 4_200_000})
+    """Of a meter on the board, not on a part; while on battery, what that gives, by power or by current and voltage."""
+    for chip, name, power in (("hwmon0", "amdgpu", 31_000_000), ("hwmon1", "ina219", 4_200_000)):
+        assert board.sensors(tmp_path).watts is None
+        folder = f"sys/class/hwmon/{chip}"
+        write(tmp_path, {f"{folder}/name": name, f"{folder}/power1_input": power})
     assert board.sensors(tmp_path).watts == 4.2
     on_battery(tmp_path, 80)
     assert board.sensors(tmp_path).watts == 4.2
@@ -203,6 +230,7 @@ def test_watts(tmp_path: Path) -> None:
         ({"sys/devices/system/cpu/modalias": f"cpu:type:{KERNEL}:feature:"}, False),
         ({"proc/device-tree/model": "linux,dummy-virt"}, True),
         ({"proc/cpuinfo": "model name: QEMU TCG CPU version 2.5+"}, True),
+        ({"proc/cpuinfo": "model name: QEMU Virtual CPU version 2.5+"}, False),
     ],
 )
 def test_an_emulated_processor(tmp_path: Path, files: dict[str, object], emulated: bool) -> None:  # noqa: FBT001

@@ -121,6 +121,17 @@ def test_what_a_bundle_takes(root: Path, bundles: Path, monkeypatch: pytest.Monk
     assert "does not fit" in answered(bundle)
 
 
+def test_a_table_is_held_against_one_look_at_the_machine(
+    root: Path, bundles: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is available changes from one look to the next, and a look takes longer than an estimate."""
+    raspberry_pi(root)
+    calls: list[object] = []
+    monkeypatch.setattr("edgepeft.cli.doctor.memory_limit", lambda *given: calls.append(given))
+    rows = answered(bundles / "tiny-llama", "--json")["training_memory"]
+    assert (len(rows), len(calls)) == (8, 1)
+
+
 def test_rows_without_a_length(root: Path, bundles: Path) -> None:
     """One column."""
     raspberry_pi(root)

@@ -24,8 +24,9 @@ URIS = """\
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the parts that are made; none is made really."""
+    """Names of the parts that are made; none is made really, and there is no Docker."""
     found: list[str] = []
+    monkeypatch.setattr(launcher, "container_works", lambda *_: False)
     for part, method in (
         ("packages", "_install_packages"),
         ("python", "_make_python"),
@@ -65,7 +66,7 @@ def test_other_requirements_make_the_packages_anew(
 def test_what_failed_is_tried_again(made: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also if it had been made before, from something else."""
 
-    def fails(_: environment.Environment) -> None:
+    def fails(*_: object) -> None:
         raise SystemExit("no network")
 
     environment.Environment(tmp_path).make()
@@ -199,12 +200,18 @@ def test_a_container_is_used_where_one_runs(
     calls: list[Path] = []
     monkeypatch.setattr(debian, "unpack", calls.append)
     made = environment.Environment(tmp_path / "arm64")
-    made._make_python()
+    for part in ("_install_packages", "_install_edgepeft"):
+        monkeypatch.setattr(environment.Environment, part, lambda *_: None)
+    made.make()
     asked = (tmp_path / "log").read_text().splitlines()
     assert asked[:2] == ["run", "--rm"]
     assert {"linux/arm64", f"{ROOT}:{ROOT}", "QEMU_CPU=cortex-a72", f"PYTHONPATH={made.site}"} <= set(asked)
     assert calls == ([made.folder] if unpacked else [])
     assert ("docker run" in made.python.read_text()) == (not unpacked)
+    docker.write_text("#!/bin/sh\nexit 1\n")
+    made.make()
+    assert calls == [made.folder], "where Docker is no more, Python is made anew; else it is kept"
+    assert "docker run" not in made.python.read_text()
 
 
 def test_without_docker_there_is_no_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,6 +225,24 @@ def test_every_test_that_is_named_is_there() -> None:
     assert [
         name for name in (*suite.TESTS, suite.ACROSS) if not (ROOT / name.partition("::")[0]).exists()
     ] == []
+
+
+@pytest.mark.parametrize(("seconds", "passed"), [(60, True), (0.1, False)])
+def test_tests_that_do_not_end(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    seconds: float,
+    *,
+    passed: bool,
+) -> None:
+    """Are ended, fail, and are told in a line."""
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{'exit 0' if passed else 'exec sleep 60'}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(suite, "PATIENCE", seconds)
+    assert suite.run(python, (), {}) is passed
+    assert ("== the tests did not end within" in capfd.readouterr().out) is not passed
 
 
 @pytest.mark.parametrize("name", ["environment", "suite"])

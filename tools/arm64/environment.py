@@ -104,7 +104,8 @@ class Environment:
         wanted = requirements()
         tools = [Path(__file__).with_name(name) for name in ("debian.py", "launcher.py")]
         self._part("packages", digest(wanted), lambda: self._install_packages(wanted))
-        self._part("python", digest([str(self.folder), *tools]), self._make_python)
+        kind = "container" if launcher.container_works(self.folder, REPOSITORY) else "qemu"
+        self._part("python", digest([str(self.folder), kind, *tools]), lambda: self._make_python(kind))
         self._part("edgepeft", digest([*sources(), *wanted]), self._install_edgepeft)
 
     def _is_ours(self) -> bool:
@@ -124,8 +125,9 @@ class Environment:
         shutil.rmtree(self.site, ignore_errors=True)
         self._pip(*wanted)
 
-    def _make_python(self) -> None:
-        if launcher.container_works(self.folder, REPOSITORY):
+    def _make_python(self, kind: str) -> None:
+        if kind == "container":
+            launcher.write(self.folder, launcher.container(self.folder, REPOSITORY))
             return
         debian.unpack(self.folder)
         (self.folder / "pyvenv.cfg").write_text(f"home = {self.folder / 'root/usr/bin'}\n")

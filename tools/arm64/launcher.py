@@ -60,8 +60,8 @@ def write(folder: Path, program: str) -> Path:
 
 def container_works(folder: Path, repository: Path) -> bool:
     """Whether Docker is there, emulates arm64, and imports onnxruntime (not all releases of QEMU do)."""
-    python = write(folder, container(folder, repository))
-    command = [str(python), "-c", "import platform, onnxruntime; print(platform.machine())"]
+    test = "import platform, onnxruntime; print(platform.machine())"
+    command = ["/bin/sh", "-c", container(folder, repository), "python", "-c", test]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_PATIENCE)
     except subprocess.TimeoutExpired:

@@ -57,11 +57,21 @@ ACROSS = "tests/arm64/test_across.py"
 SAMPLE = "tests/arm64/test_raspberry_pi.py"
 
 
+#: Seconds that the tests of one run may take: several times what they do take.
+PATIENCE = 1200
+
+
 def run(python: Path, tests: tuple[str, ...], variables: dict[str, str]) -> bool:
-    """Whether the tests pass under a Python."""
+    """Whether the tests pass under a Python, in the time that they may take."""
     options = ["-q", "-p", "no:cacheprovider", "-o", "pythonpath=tests", "--hypothesis-profile=ci"]
     command = [str(python), "-m", "pytest", *options, *tests]
-    done = subprocess.run(command, check=False, cwd=environment.REPOSITORY, env=os.environ | variables)
+    try:
+        done = subprocess.run(
+            command, check=False, cwd=environment.REPOSITORY, env=os.environ | variables, timeout=PATIENCE
+        )
+    except subprocess.TimeoutExpired:
+        print(f"== the tests did not end within {PATIENCE / 60:g} minutes: ended", flush=True)
+        return False
     return done.returncode == 0
 
 
