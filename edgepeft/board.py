@@ -177,7 +177,7 @@ def cpu_model(cpu_info: str) -> str | None:
     return next(iter(named), None) or " + ".join(dict.fromkeys(cores)) or None
 
 
-def has_device_tree(root: Path = ROOT) -> bool:
+def is_board(root: Path = ROOT) -> bool:
     """Whether it is a board, rather than a PC: its firmware describes it by a device tree.
 
     Docker hides that, but not what the kernel has of it in /proc/cpuinfo.

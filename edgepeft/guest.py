@@ -75,7 +75,7 @@ class Guest:
 
     Args:
         max_temperature: Degrees Celsius above which a run pauses, until it is 5 degrees cooler; infinity for never. By
-            default 80 on a board, which has a device tree, and 95 elsewhere.
+            default 80 on a board, and 95 elsewhere.
         min_battery: Per cent of charge below which a run pauses, while the machine runs on its battery, until there are
             5 more or it is plugged in.
         nice: Priority of the thread that trains and of those that it starts, from 0 to 19, the lowest. Afterwards the
@@ -106,7 +106,7 @@ def temperature_limit(guest: Guest) -> float:
     """Degrees Celsius above which a run pauses."""
     if guest.max_temperature is not None:
         return guest.max_temperature
-    return BOARD_DEGREES if board.has_device_tree(Path(guest.root)) else PC_DEGREES
+    return BOARD_DEGREES if board.is_board(Path(guest.root)) else PC_DEGREES
 
 
 def reasons_to_pause(

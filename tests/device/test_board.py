@@ -70,10 +70,10 @@ def test_a_raspberry_pi_in_a_container(tmp_path: Path) -> None:
     write(tmp_path, {"proc/cpuinfo": PI_4})
     (tmp_path / "proc/device-tree").symlink_to(tmp_path / "sys/firmware/devicetree/base")
     assert board.board(tmp_path).model == "Raspberry Pi 4 Model B Rev 1.4"
-    assert board.has_device_tree(tmp_path)
+    assert board.is_board(tmp_path)
     write(tmp_path, {"proc/cpuinfo": "model\t\t: 143\nmodel name\t: Some CPU\n"})
     assert board.board(tmp_path).model is None
-    assert not board.has_device_tree(tmp_path)
+    assert not board.is_board(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def command(
     data.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     real = board.find_sensors
     monkeypatch.setattr("edgepeft.guest.board.find_sensors", lambda _: real(root))
-    monkeypatch.setattr("edgepeft.guest.board.has_device_tree", lambda _: True)
+    monkeypatch.setattr("edgepeft.guest.board.is_board", lambda _: True)
 
     def run(*options: object) -> Any:
         fixed = ["train", handmade / "chat", "--data", data, "--output", tmp_path / "alice", "--max-steps", 3]

@@ -43,7 +43,7 @@ def test_the_files_are_those_that_are_read(tmp_path: Path) -> None:
     assert board.sensors(tmp_path) == Sensors(81.0, throttling, Battery(19.0, discharging=True), None)
     assert board.available_memory(tmp_path) == 500_000 * 1024
     assert board.board(tmp_path).model == "Raspberry Pi 4 Model B"
-    assert board.has_device_tree(tmp_path)
+    assert board.is_board(tmp_path)
 
 
 def test_a_training_takes_what_the_other_page_says() -> None:
