@@ -55,6 +55,11 @@ class Watched:
         return self.root / "adapter"
 
     @property
+    def unused(self) -> Path:
+        """What was learned on another bundle."""
+        return self.root / "unused"
+
+    @property
     def unreadable(self) -> Path:
         """Images that cannot be decoded."""
         return self.root / "unreadable"
@@ -67,8 +72,10 @@ class Watched:
         """
         new = not self.root.is_dir()
         self.root.mkdir(exist_ok=True)
-        for folder in (self.inbox, *(self.corrected / label for label in labels)):
-            folder.mkdir(parents=True, exist_ok=True)
+        self.inbox.mkdir(exist_ok=True)
+        for label in labels:
+            with contextlib.suppress(FileExistsError):  # a file of that name is told of as a stray
+                (self.corrected / label).mkdir(parents=True, exist_ok=True)
         return new
 
 
@@ -123,11 +130,14 @@ def images(folder: Path) -> list[Path]:
 
 
 def by_class(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Images in the folders of classes, with the folder's name."""
+    """Images in the folders of classes, with the folder's name; a folder that may not be listed has none."""
     for inside in _entries(folder):
+        found: list[Path] = []
         if _is_folder(inside):
-            for path in images(Path(inside.path)):
-                yield inside.name, path
+            with contextlib.suppress(PermissionError):
+                found = images(Path(inside.path))
+        for path in found:
+            yield inside.name, path
 
 
 def class_of(name: str, labels: Sequence[str]) -> int | None:
@@ -158,7 +168,11 @@ def class_strays(folder: Path, labels: Sequence[str]) -> Iterator[tuple[Path, st
             known = listed(labels, "numbers from 0")
             yield path, f"is no class, and is passed over; the model knows {known}. Rename it."
         else:
-            yield from strays(path)
+            try:
+                inside = list(strays(path))
+            except PermissionError:
+                inside = [(path, "may not be listed, and is passed over. Let this program's group read it.")]
+            yield from inside
 
 
 def move(path: Path, folder: Path) -> Path:
@@ -174,7 +188,7 @@ def move(path: Path, folder: Path) -> Path:
 
 
 def gather(files: Iterable[tuple[Path, str]], target: Path) -> int:
-    """Makes a folder of classes with copies of images, under names that tell where they are from.
+    """Makes a folder of classes with copies of images, numbered.
 
     Copies: a system that protects links lets nobody link what somebody else has put there.
 
@@ -184,7 +198,7 @@ def gather(files: Iterable[tuple[Path, str]], target: Path) -> int:
     shutil.rmtree(target, ignore_errors=True)
     count = 0
     for path, label in files:
-        place = target / label / f"{path.parent.parent.name}-{path.name}"
+        place = target / label / f"{count}{path.suffix}"
         place.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             shutil.copyfile(path, place)

@@ -9,6 +9,8 @@ of the images in FOLDER/held_out/<class> than before. Ctrl-C ends it.
 """
 
 import argparse
+import contextlib
+import io
 import os
 import shutil
 import signal
@@ -25,6 +27,7 @@ from PIL import Image
 import edgepeft
 from edgepeft import board
 from edgepeft.data.images import load_image
+from edgepeft.errors import AdapterError
 from edgepeft.tensors import Array
 from samples.raspberry_pi.folders import Watched, class_of, gather, lock, move, reason
 from samples.raspberry_pi.inbox import Collection, Corrections, Inbox
@@ -35,6 +38,9 @@ _LOOK_SECONDS = 1.0
 
 #: Seconds after which it tries again to learn from what it could not learn from.
 RETRY_SECONDS = 300.0
+
+#: Pixels of an image that are decoded in half of that memory, whatever its kind.
+MAX_PIXELS = 20_000_000
 
 #: Bytes that the program may take while it learns: MemoryMax of the service, for kernels that do not enforce that.
 MAX_MEMORY = 400 << 20
@@ -81,6 +87,11 @@ class Reader:
         recommended: dict[str, Any] = dict(model.bundle.manifest.training) | settings
         self._arguments = edgepeft.TrainingArguments(**recommended)
         self._labels = tuple(model.labels or ())
+        strange = [label for label in self._labels if label.startswith(".") or "/" in label]
+        if strange:
+            raise edgepeft.EdgepeftError(
+                f"{model.bundle.path}: its class {strange[0]!r} cannot name a folder. Export it with another name."
+            )
         self._trainer: edgepeft.Trainer | None = None
         self._training: threading.Thread | None = None
         self._inbox = Inbox(watched, self._classify, view.event)
@@ -113,12 +124,24 @@ class Reader:
             self._training = None
             self._view.refresh(doing=IDLE)
         found = self._corrections.look()
+        if self._training is None:
+            self._stuck &= found.keys()  # under the name of one that is gone there may be another
         waiting = found.keys() - self._stuck
         self._view.refresh(corrections=(len(waiting), self._enough))
         due = waiting != self._failed or time.monotonic() >= self._retry
         if len(waiting) >= self._enough and due and self._training is None:
             self._training = threading.Thread(target=self._learn, args=(found,), name="learning")
             self._training.start()
+
+    def use_learned(self) -> None:
+        """Reads with what was learned before; what another bundle learned is put aside."""
+        if not self.watched.adapter.is_dir():
+            return
+        try:
+            self.model.use(edgepeft.Adapter.load(self.watched.adapter))
+        except AdapterError as error:
+            place = move(self.watched.adapter, self.watched.unused)
+            self._view.event(f"{error} It is in {place} now.")
 
     def score(self) -> None:
         """Measures the model on the held-out images, if there are any."""
@@ -145,6 +168,13 @@ class Reader:
             self._training.join()
 
     def _decode(self, path: Path) -> Array:
+        pixels = 0
+        with contextlib.suppress(Exception), Image.open(path) as image:  # what is wrong with it is told below
+            pixels = image.width * image.height
+        if pixels > MAX_PIXELS:
+            raise edgepeft.EdgepeftError(
+                f"{path}: has {pixels / 1e6:.0f} million pixels, and at most {MAX_PIXELS / 1e6:.0f} fit. Save it smaller."
+            )
         return load_image(path, self._image)
 
     def _classify(self, path: Path) -> edgepeft.Classification:
@@ -173,7 +203,7 @@ class Reader:
             self._train(work, taken)
         except _Ended:
             pass
-        except (edgepeft.EdgepeftError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, reading goes on
             self._failed = taken.keys() - self._stuck
             self._retry = time.monotonic() + RETRY_SECONDS
             self._view.event(
@@ -264,12 +294,13 @@ def main() -> None:
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     settings = {} if options.epochs is None else {"epochs": options.epochs}
     watched = Watched(options.folder)
-    adapter = watched.adapter if watched.adapter.is_dir() else None
-    model = edgepeft.load(options.bundle, adapter)
+    model = edgepeft.load(options.bundle)
     view = View(f"{model.bundle.manifest.model.name} in {options.folder}")
     reader = Reader(model, watched, view, options.corrections, **settings)
     new = watched.make(tuple(model.labels or ()))
     lock(watched.root)
+    assert isinstance(sys.stdout, io.TextIOWrapper)
+    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name can be anything
     with view:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: reader.stop())
@@ -277,6 +308,7 @@ def main() -> None:
             f"{'made the folder; ' * new}put images into {watched.inbox};"
             f" move wrong ones from {watched.read} to {watched.corrected}"
         )
+        reader.use_learned()
         reader.score()
         try:
             while not reader.stopping and view.lost is None:

@@ -1,5 +1,7 @@
 """The reader of the sample of a small board: what goes wrong with its folders, and how it ends."""
 
+import dataclasses
+import os
 import re
 import shutil
 import signal
@@ -10,12 +12,20 @@ from pathlib import Path
 import fake_machine
 import pytest
 from pi_reader import line, reader
+from PIL import Image
 
 import edgepeft
+from edgepeft.memory import Resident
 from samples.raspberry_pi import inbox, watch
 from samples.raspberry_pi.folders import Watched, by_class, gather
 from samples.raspberry_pi.view import View
 from samples.raspberry_pi.watch import MAX_MEMORY, RETRY_SECONDS, Reader
+
+
+@pytest.fixture(autouse=True)
+def _nothing_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if this process held nothing: it has run other tests, and the reader's memory is small."""
+    monkeypatch.setattr("edgepeft.memory.resident", lambda: Resident(0, 0))
 
 
 @pytest.fixture
@@ -329,3 +339,112 @@ def test_it_takes_no_more_than_its_unit_allows(tmp_path: Path, available_kb: int
     """By itself, where the kernel does not hold it to that; less, where there is less."""
     root = fake_machine.write(tmp_path, {"proc/meminfo": f"MemAvailable: {available_kb} kB"})
     assert watch.guest(root).max_memory == most
+
+
+def test_a_large_image_is_refused_before_it_is_decoded(
+    board: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would take more memory than the service has, and again at each start."""
+    monkeypatch.setattr(inbox, "SETTLED_SECONDS", 0.0)
+    found = _reader(board, folder)
+    Image.new("L", (5000, 4001)).save(folder / "inbox" / "large.png")
+    Image.new("L", (5000, 4000)).save(folder / "inbox" / "enough.png")
+    for _ in range(3):
+        list(found._inbox.look())
+    told = capsys.readouterr().out
+    assert "large.png: has 20 million pixels, and at most 20 fit. Save it smaller." in told
+    assert (folder / "unreadable" / "large.png").exists()
+    assert list((folder / "read").glob("*/enough.png"))
+
+
+def test_a_folder_that_may_not_be_listed(
+    board: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Is passed over, and told of where it is a class's; others are learned from."""
+    real = os.scandir
+
+    def scandir(path: Path | int) -> object:
+        if not isinstance(path, int) and Path(path).name in ("trash", "three"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    for place in ("corrected", "held_out", "examples"):
+        (folder / place / "trash").mkdir()
+    monkeypatch.setattr("samples.raspberry_pi.folders.os.scandir", scandir)
+    _looks(_reader(board, folder))
+    told = capsys.readouterr().out
+    assert told.count("learned in") == 1
+    for place in ("corrected", "held_out", "examples"):
+        assert told.count(f"{folder / place / 'three'}: may not be listed, and is passed over.") == 1
+        assert told.count(f"{folder / place / 'trash'}: is no class") == 1
+
+
+def test_an_error_that_nobody_thought_of(
+    board: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ends the training, and starts no other at each look."""
+
+    def gather(*_: object) -> int:
+        raise MemoryError
+
+    monkeypatch.setattr(watch, "gather", gather)
+    _looks(_reader(board, folder))
+    assert capsys.readouterr().out.count("could not learn") == 1
+
+
+def test_what_another_bundle_learned(board: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Is put aside, also a second time, and the reader reads as it was delivered."""
+    for number in ("adapter", "adapter-2"):
+        found = _reader(board, folder)
+        dataclasses.replace(found.model.adapter, base_id="0" * 64).save(folder / "adapter")
+        found.use_learned()
+        assert f"It is in {folder / 'unused' / number} now." in capsys.readouterr().out
+        assert not (folder / "adapter").exists()
+    kept = dataclasses.replace(found.model.adapter)
+    kept.save(folder / "adapter")
+    found.use_learned()
+    assert (folder / "adapter").is_dir()
+
+
+def test_a_name_that_comes_again(board: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A correction that could not be moved is gone, and another has its name: it counts."""
+
+    def refused(path: Path, target: Path) -> Path:
+        raise PermissionError(13, "Permission denied", str(path), None, str(target))
+
+    found = _reader(board, folder)
+    with monkeypatch.context() as within:
+        within.setattr(watch, "move", refused)
+        _looks(found)
+    (stuck,) = found._stuck
+    stuck.unlink()
+    found.look()
+    shutil.copy(shot(board), stuck)
+    _looks(found)
+    assert not stuck.exists()
+
+
+def test_classes_that_cannot_name_a_folder(board: Path, folder: Path) -> None:
+    """Are refused at the start."""
+    for label in ("n/a", ".dark", "../out"):
+        model = edgepeft.load(board / "bundle")
+        model.use(model.adapter.with_labels([label]))
+        with pytest.raises(
+            edgepeft.EdgepeftError, match=re.escape(f"its class {label!r} cannot name a folder")
+        ):
+            Reader(model, Watched(folder), View("a test"), 1)
+
+
+def test_names_that_no_text_has_and_long_ones(
+    board: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line that cannot be written as it is, is written all the same; a name may be as long as the system lets it."""
+    for old in (folder / "corrected" / "two").iterdir():
+        old.rename(old.with_name("x" * 244 + ".png"))
+    (folder / "inbox").mkdir()
+    shutil.copy(shot(board), os.fsencode(folder / "inbox") + b"/caf\xe9.png")
+    (folder / "corrected" / "nine").touch()
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii:strict")
+    with reader(sys.executable, board, folder, "--corrections=1", "--epochs=1") as run:
+        line(run, r"^caf\\udce9.png: ")
+        line(run, "learned in")
