@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs the reader beside this file as a service: sudo ./install.sh [GROUP], whose members may put images in (users).
 set -eu
+umask 022  # the service is another user, and reads what is made here
 here=$(cd "$(dirname "$0")" && pwd)
 group=${1:-users}
 home=/opt/edgepeft-reader
@@ -17,10 +18,15 @@ wheel=$(ls "$here"/edgepeft-*.whl | tail -n 1)
 systemctl stop edgepeft-reader.service 2> /dev/null || true  # it may be learning with the bundle that is replaced
 rm -rf "$home/bundle" "$home/samples"
 cp -r "$here/bundle" "$here/samples" "$here/README.md" "$home/"
+chmod -R a+rX "$home"  # cp keeps the modes of what was sent, which may be private
 
 echo "== images go into $folder, by members of the group $group"
-mkdir -p "$folder"
-cp -rn "$here/start/." "$folder/"
+if [ ! -e "$folder" ]; then  # later, images that were moved or deleted would come back
+    mkdir -p "$(dirname "$folder")"
+    rm -rf "$folder.new"
+    cp -r "$here/start" "$folder.new"
+    mv "$folder.new" "$folder"
+fi
 chgrp -R "$group" "$folder"
 chmod -R g+rwX "$folder"
 find "$folder" -type d -exec chmod g+s {} +
@@ -31,4 +37,9 @@ sed "s/^SupplementaryGroups=.*/SupplementaryGroups=$group/" "$here/edgepeft-read
 systemctl daemon-reload
 systemctl enable edgepeft-reader.service
 systemctl restart edgepeft-reader.service
+sleep 8  # less than RestartSec, after which one that fails is active again
+systemctl is-active --quiet edgepeft-reader.service || {
+    echo "edgepeft-reader.service: stopped within 8 seconds; expected one that runs; why: journalctl -u edgepeft-reader" >&2
+    exit 1
+}
 echo "== what it does: journalctl -fu edgepeft-reader"
