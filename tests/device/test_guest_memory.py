@@ -217,6 +217,7 @@ def test_what_a_process_holds_besides(bundles: Path, tmp_path: Path) -> None:
     assert plan(edgepeft.Guest(root=tmp_path), manifest, loaded + 10 * more, kept=more).rows == 8
 
 
+@pytest.mark.stock("only its sessions share their buffers, and only of it is known what a process keeps")
 def test_a_process_that_trains_again_and_again(bundles: Path) -> None:
     """Needs no more memory than for the first time: where that was enough, it stays enough."""
     program = f"""
