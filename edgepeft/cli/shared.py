@@ -40,23 +40,26 @@ adapter_option = click.option(
 
 
 def _told_if_many(context: click.Context, _: click.Parameter, threads: int | None) -> int | None:
-    """More threads than cores wait for each other: that is told, and done; not while a shell completes a line."""
+    """More threads than cores wait for each other: as many as there are cores are used, and that is told.
+
+    Not while a shell completes a line.
+    """
     if threads is None or threads > MAX_THREADS or context.resilient_parsing:
         return threads
     cores = board.usable_cores(board.ROOT)
     if threads > cores:
         click.echo(
-            f"--threads {threads} is more than the physical cores that may be used here, {cores}: likely slower",
+            f"--threads {threads} is more than the physical cores that may be used here, {cores}: so many are used",
             err=True,
         )
-    return threads
+    return min(threads, cores)
 
 
 threads_option = click.option(
     "--threads",
     type=int,
     callback=_told_if_many,
-    help="Threads to compute with; by default one a physical core.",
+    help="Threads to compute with; by default one a physical core, and never more.",
 )
 max_length_option = click.option("--max-length", type=int, help="Cut longer rows to this.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")

@@ -167,12 +167,12 @@ def test_a_batch_that_does_not_fit(root: Path, bundles: Path, monkeypatch: pytes
 
 
 def test_more_threads_than_cores(root: Path, bundles: Path) -> None:
-    """Are used, and that they help nobody is told in a line; as many as there are, or too many to start, are not."""
+    """Are not used, and that is told in a line; as many as there are, or too many to start, are not told of."""
     write(root, {"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "100000 100000"})
     done = ran(bundles / "conv-net", "--steps", 1, "--threads", 2)
-    assert done.stdout.endswith("threads 2, median of 1 steps\n")
+    assert done.stdout.endswith("threads 1, median of 1 steps\n")
     assert done.stderr == (
-        "--threads 2 is more than the physical cores that may be used here, 1: likely slower\n"
+        "--threads 2 is more than the physical cores that may be used here, 1: so many are used\n"
     )
     assert ran(bundles / "conv-net", "--steps", 1, "--threads", 1).stderr == ""
     assert (
